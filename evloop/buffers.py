@@ -1,0 +1,81 @@
+"""What is still to be sent on one connection.
+
+Theory of operation
+-------------------
+A socket takes as much as it likes of what it is offered, so a sender keeps a queue of chunks and the offset of the
+first unsent byte in the first of them. Three traps are avoided:
+
+* Dropping sent bytes by slicing them off the front (``data = data[sent:]``) copies the whole rest for each little
+  piece that leaves: quadratic with a slow reader. Here a sent byte moves an integer, and a chunk is dropped when
+  the offset reaches its end.
+* A system call for each of a thousand three-byte replies. Small pieces are collected in a tail that becomes one chunk.
+* A thousand three-byte objects. Each costs ten times what it carries, so a limit in bytes would not bound the memory.
+  The tail is a bytearray; the memory of a queue is its bytes plus a constant.
+
+A byte is copied at most twice (into the tail, and out of it), whatever the sizes of the sends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+# How much one send is offered; a socket rarely takes more at once while its reader is slow. A piece of at least this
+# size is queued as it is, without a copy.
+BLOCK_BYTES = 65536
+
+
+class SendQueue:
+    """A first-in first-out queue of bytes. Each operation costs O(1), not counting the copies named above.
+
+    ``len(queue)`` is the number of unsent bytes.
+    """
+
+    __slots__ = ("_bytes", "_chunks", "_offset", "_tail")
+
+    def __init__(self) -> None:
+        self._chunks: deque[bytes] = deque()
+        self._tail = bytearray()  # comes after all chunks
+        self._offset = 0  # of the first unsent byte in the first chunk
+        self._bytes = 0  # unsent, in all of it
+
+    def __len__(self) -> int:
+        return self._bytes
+
+    def append(self, data: bytes) -> None:
+        """Add bytes at the end. A large one is kept by reference, so ``data`` must be immutable."""
+        self._bytes += len(data)
+        if len(data) < BLOCK_BYTES:
+            self._tail += data
+            if len(self._tail) >= BLOCK_BYTES:
+                self._seal_tail()
+        else:
+            if self._tail:
+                self._seal_tail()
+            self._chunks.append(data)
+
+    def peek(self) -> memoryview:
+        """The next bytes to send: at least one unless the queue is empty. They stay queued until `advance`."""
+        if not self._chunks and self._tail:
+            self._seal_tail()
+        if not self._chunks:
+            return memoryview(b"")
+        return memoryview(self._chunks[0])[self._offset : self._offset + BLOCK_BYTES]
+
+    def advance(self, sent: int) -> None:
+        """Drop the first ``sent`` bytes.
+
+        Raises:
+            ValueError: ``sent`` is negative or more than the last `peek` offered.
+        """
+        offered = min(len(self._chunks[0]) - self._offset, BLOCK_BYTES) if self._chunks else 0
+        if not 0 <= sent <= offered:
+            raise ValueError(f"cannot drop {sent} of {offered} offered bytes")
+        self._bytes -= sent
+        self._offset += sent
+        if self._chunks and self._offset == len(self._chunks[0]):
+            self._chunks.popleft()
+            self._offset = 0
+
+    def _seal_tail(self) -> None:
+        self._chunks.append(bytes(self._tail))
+        self._tail.clear()

@@ -1,0 +1,1 @@
+"""The character-count service: clients send messages, the server answers each with its number of characters."""

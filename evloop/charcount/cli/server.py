@@ -1,0 +1,183 @@
+"""``charcount-server``: arguments in, a running server out."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import sys
+
+from evloop._version import __version__
+from evloop.charcount.server import DEFAULT_PORT, CharCountServer, ServiceSettings
+from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE, TemplateError
+from evloop.descriptors import raise_descriptor_limit
+from evloop.errors import ListenError
+from evloop.limits import Limits
+from evloop.loop import EventLoop
+from evloop.server import stop_on_signals
+
+EXIT_OK = 0
+EXIT_ABORTED = 1
+EXIT_USAGE = 2
+EXIT_CANNOT_LISTEN = 3
+
+_DEFAULTS = Limits()
+
+
+def port_number(text: str) -> int:
+    """A TCP port as an argument."""
+    try:
+        port = int(text)
+    except ValueError:
+        port = -1
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 0 to 65535")
+    return port
+
+
+def _count(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return number
+
+
+def seconds(text: str) -> float:
+    """A time as an argument: a finite number of seconds, not negative."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
+
+
+def _or_off(value: float | None) -> str:
+    return "off" if value is None else f"{value:g}"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of ``charcount-server``."""
+    parser = argparse.ArgumentParser(
+        prog="charcount-server",
+        description="Answer each message with its number of characters.",
+        epilog="Exit status: 0 stopped by a signal, 1 stopped with connections aborted, 2 wrong usage, 3 cannot listen.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    where = parser.add_argument_group("where it listens")
+    where.add_argument("--host", default="127.0.0.1", help="name, IPv4 or IPv6 address (default: %(default)s)")
+    where.add_argument(
+        "--port", "-p", type=port_number, default=DEFAULT_PORT, help="0 picks a free one (default: %(default)s)"
+    )
+    where.add_argument(
+        "--backlog",
+        type=_count,
+        default=_DEFAULTS.backlog,
+        metavar="N",
+        help="connections that may wait to be accepted (default: %(default)s)",
+    )
+    what = parser.add_argument_group("what it speaks (docs/protocol.md)")
+    what.add_argument(
+        "--framing",
+        choices=("line", "raw"),
+        help="line: a message ends in LF. raw: each chunk received is a message (default: line)",
+    )
+    what.add_argument(
+        "--reply",
+        metavar="TEMPLATE",
+        help="text of a reply, with {count} where the number goes (default: {count})",
+    )
+    what.add_argument(
+        "--classic",
+        action="store_true",
+        help=f"the lab exercise's exchange: --framing raw --reply '{CLASSIC_TEMPLATE}'",
+    )
+    what.add_argument(
+        "--max-message",
+        type=_count,
+        metavar="BYTES",
+        help="answer a longer message with an error (default: any length; a message is never held in memory)",
+    )
+    limits = parser.add_argument_group("limits (0 seconds: no limit)")
+    limits.add_argument(
+        "--max-connections",
+        type=_count,
+        default=_DEFAULTS.max_connections,
+        metavar="N",
+        help="served at the same time (default: %(default)s)",
+    )
+    for flag, default, text in (
+        ("--idle-timeout", _DEFAULTS.idle_timeout_s, "without a byte in either direction"),
+        ("--message-timeout", _DEFAULTS.message_timeout_s, "for a message that has begun to be complete"),
+        ("--drain-timeout", _DEFAULTS.drain_timeout_s, "to finish when stopped, before what is left is aborted"),
+    ):
+        limits.add_argument(
+            flag, type=seconds, default=default, metavar="SECONDS", help=f"{text} (default: {_or_off(default)})"
+        )
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="what is logged on stderr; info: each connect and disconnect (default: %(default)s)",
+    )
+    return parser
+
+
+def parse_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> ServiceSettings:
+    """Settings from parsed arguments. Ends the process with a usage error if they contradict each other."""
+    if args.classic and (args.framing == "line" or args.reply is not None):
+        parser.error("--classic sets framing and reply: leave out --framing line and --reply")
+    framing = args.framing or ("raw" if args.classic else "line")
+    template = args.reply if args.reply is not None else CLASSIC_TEMPLATE if args.classic else DEFAULT_TEMPLATE
+    settings = ServiceSettings(
+        framing=framing,
+        template=template,
+        max_message_bytes=args.max_message,
+        limits=Limits(
+            backlog=args.backlog,
+            max_connections=args.max_connections,
+            idle_timeout_s=args.idle_timeout or None,
+            message_timeout_s=args.message_timeout or None,
+            drain_timeout_s=args.drain_timeout,
+        ),
+    )
+    try:
+        settings.session_factory()
+    except TemplateError as error:
+        parser.error(f"argument --reply: {error}")
+    return settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the server until a signal stops it. Returns the exit status."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    settings = parse_settings(parser, args)
+    logging.basicConfig(
+        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    logging.raiseExceptions = False  # a log that can't be written must not stop the service
+    raise_descriptor_limit(settings.limits.max_connections)
+    with EventLoop() as loop:
+        server = CharCountServer(loop, settings)
+        try:
+            addresses = server.listen(args.host, args.port)
+        except ListenError as error:
+            print(f"charcount-server: {error}", file=sys.stderr)
+            return EXIT_CANNOT_LISTEN
+        stop_on_signals(loop, server)
+        # What exists by now lives as long as the process: the collector need never look at it again.
+        gc.freeze()
+        for address in addresses:
+            print(f"charcount-server: listening on {address}", file=sys.stderr, flush=True)
+        loop.run()
+    stats = server.stats
+    received, sent = server.totals()
+    logging.getLogger("charcount").info(
+        "stopped: connections=%d received=%d sent=%d", stats.accepted, received, sent
+    )
+    return EXIT_ABORTED if server.aborted else EXIT_OK

@@ -1,0 +1,96 @@
+"""The character-count server: a `Session` for each connection, and a log line for each connect and disconnect."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from evloop.charcount.session import DEFAULT_TEMPLATE, LineSession, RawSession, Replies, Session
+from evloop.limits import Limits
+from evloop.loop import EventLoop
+from evloop.protocol import Protocol
+from evloop.ratelimit import LimitedLogger
+from evloop.server import Server
+
+DEFAULT_PORT = 12345
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """What the service speaks, and its limits.
+
+    Attributes:
+        framing: ``"line"`` or ``"raw"``.
+        template: the text of a reply, with ``{count}`` in it.
+        max_message_bytes: the longest message that is counted; None for any length, which is safe, as a message is
+            counted as it arrives and never held.
+        limits: those of the server.
+    """
+
+    framing: str = "line"
+    template: str = DEFAULT_TEMPLATE
+    max_message_bytes: int | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    def session_factory(self) -> Callable[[], Session]:
+        """What makes the session of each connection. They share one table of replies.
+
+        Raises:
+            TemplateError: the template can't be used.
+        """
+        line = self.framing == "line"
+        replies = Replies(self.template, end="\n" if line else "")
+        session_class = LineSession if line else RawSession
+        limit = self.max_message_bytes
+        return lambda: session_class(replies, limit)
+
+
+class CharCountProtocol(Protocol):
+    """Connects a session to a connection. All work is the session's: received bytes go straight to its ``feed``."""
+
+    __slots__ = ("_log", "session")
+
+    def __init__(self, session: Session, log: LimitedLogger) -> None:
+        self.session = session
+        self._log = log
+
+    def data_handler(self) -> Callable[[bytes], bytes]:
+        return self.session.feed
+
+    def on_connect(self) -> None:
+        self._log.log(logging.INFO, "connect %s", self.connection.peer)
+
+    def on_eof(self) -> bytes:
+        return self.session.finish()
+
+    def message_in_progress(self) -> int | None:
+        return self.session.message_in_progress()
+
+    def on_close(self, error: Exception | None) -> None:
+        connection = self.connection
+        self._log.log(
+            logging.INFO,
+            "disconnect %s messages=%d errors=%d received=%d sent=%d seconds=%.3f%s",
+            connection.peer,
+            self.session.messages,
+            self.session.errors,
+            connection.bytes_received,
+            connection.bytes_sent,
+            connection.loop.now - connection.opened_at,
+            "" if error is None else f" reason={type(error).__name__}: {error}",
+        )
+
+
+class CharCountServer(Server):
+    """The service in a loop. Use as `Server`.
+
+    Raises:
+        TemplateError: the reply template can't be used.
+    """
+
+    def __init__(self, loop: EventLoop, settings: ServiceSettings | None = None) -> None:
+        settings = ServiceSettings() if settings is None else settings
+        new_session = settings.session_factory()
+        log = LimitedLogger(logging.getLogger("charcount"), loop.clock)
+        super().__init__(loop, lambda: CharCountProtocol(new_session(), log), settings.limits)

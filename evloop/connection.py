@@ -1,0 +1,466 @@
+"""One stream: bytes arrive, the protocol answers, bytes leave.
+
+Theory of operation
+-------------------
+A connection is read at most once per pass of the loop. What its protocol answers is held back and sent after every ready
+connection has been read (`flush_pending`, called by the loop). Only when the kernel does not take all of it is
+a `SendQueue` made and the descriptor registered for writability. So the common exchange is one recv, one call of the
+protocol, one send, and an idle connection holds no buffer at all.
+
+States::
+
+    OPEN ──close()──► FLUSHING ──all sent, FIN sent──► LINGERING ──peer's EOF, or limits──► CLOSED
+     │                    ▲
+     └─peer's EOF─► HALF_OPEN ──close()──► FLUSHING ──all sent──────────────────────────► CLOSED
+
+Every state goes to CLOSED at once by `abort`, by an error of the socket, or by an exception in a callback; `_teardown` is the
+only way there, and runs once. The descriptor itself is closed by the loop at the end of the pass, so no number is
+used again while events of this pass that mention it may still be waiting.
+
+LINGERING exists because closing a socket that still has unread input makes the kernel send a reset, and a reset makes
+the peer's kernel throw away what it has not handed to its program yet: our last reply, typically the one that said
+what was wrong. So we say FIN, and read and drop what comes until the peer says FIN as well, bounded in bytes and time.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import socket
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from evloop.buffers import SendQueue
+from evloop.errors import DISCONNECTED, RETRY, LimitError
+from evloop.limits import Limits
+from evloop.poller import READ, WRITE, Handler
+from evloop.protocol import Protocol
+from evloop.timers import Timer
+
+if TYPE_CHECKING:
+    from evloop.loop import EventLoop
+
+# What one recv may take. The result is cut to what arrived, so this costs an idle connection nothing; up to 64 KiB it
+# costs a busy one nothing either (from 128 KiB on, malloc maps and unmaps memory for each call: 12 us).
+RECV_BYTES = 65536
+
+
+class State(enum.Enum):
+    """Where a connection is in its life; see the module's theory of operation."""
+
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+    FLUSHING = "flushing"
+    LINGERING = "lingering"
+    CLOSED = "closed"
+
+
+# Looking up a member of an enum costs as much as a method call in Python 3.11, a global does not.
+_OPEN = State.OPEN
+_HALF_OPEN = State.HALF_OPEN
+_FLUSHING = State.FLUSHING
+_LINGERING = State.LINGERING
+_CLOSED = State.CLOSED
+
+# Why a connection is not being read; may be combined.
+_PAUSED_BY_USER = 1
+_PAUSED_BY_HIGH_WATER = 2
+
+
+class Connection:
+    """A connected stream socket and the protocol that speaks on it.
+
+    Made by a server or by `EventLoop.connect`, not by users. Owns the socket and closes it. All methods belong to the
+    loop's thread.
+
+    Attributes:
+        loop: the loop it lives in.
+        protocol: whose callbacks it calls.
+        limits: what bounds it.
+        peer: the other end as text, ``host:port``, for logs.
+        bytes_received, bytes_sent: totals so far.
+        opened_at: when it was opened, in seconds of ``loop.now``.
+    """
+
+    __slots__ = (
+        "_linger_timer",
+        "_on_closed",
+        "_on_data",
+        "_pause",
+        "_peer_ended",
+        "_socket",
+        "_state",
+        "_unsent",
+        "active_at",
+        "activity",
+        "bytes_received",
+        "bytes_sent",
+        "limits",
+        "loop",
+        "opened_at",
+        "peer",
+        "protocol",
+    )
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        sock: socket.socket,
+        peer: str,
+        protocol: Protocol,
+        limits: Limits,
+        on_closed: Callable[[Connection, Exception | None], None] | None = None,
+    ) -> None:
+        self.loop = loop
+        self.protocol = protocol
+        self.limits = limits
+        self.peer = peer
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self.opened_at = loop.now
+        # Kept for the server's sweep: bytes moved when it last looked, and when it saw that number change.
+        self.activity = 0
+        self.active_at = loop.now
+        self._socket = sock
+        self._state = _OPEN
+        self._pause = 0
+        self._peer_ended = False
+        # Nothing (b""), one reply that waits for the end of the pass (bytes), or what the kernel did not take yet.
+        self._unsent: bytes | SendQueue = b""
+        self._linger_timer: Timer | None = None
+        self._on_closed = on_closed
+        protocol.connection = self
+        self._on_data = protocol.data_handler()
+
+    def open(self) -> None:
+        """Start: call the protocol's ``on_connect`` and read from now on. For whoever made the connection.
+
+        Raises:
+            OSError: the poller can't watch one more descriptor. The connection is closed then.
+        """
+        try:
+            self.loop.poller.register(self._socket.fileno(), READ, self._handle_readable)
+        except OSError:
+            self._state = _CLOSED
+            self._socket.close()
+            raise
+        self._call(self.protocol.on_connect)
+
+    # ------------------------------------------------------------------ what a protocol uses
+
+    def write(self, data: bytes) -> None:
+        """Send ``data``, after all that was written before. Never blocks; ignored once `close` or `abort` was called.
+
+        The connection is aborted if more than ``limits.max_unsent_bytes`` are unsent.
+        """
+        if self._state is _OPEN or self._state is _HALF_OPEN:
+            self.reply(data)
+
+    def close(self) -> None:
+        """Send what was written, then close. Input is not read any more. What the calling callback returns is sent."""
+        if self._state is _OPEN or self._state is _HALF_OPEN:
+            self._state = _FLUSHING
+            self._update_interest()
+            self.loop.pending_writes.append(self)
+
+    def abort(self) -> None:
+        """Close at once, and drop what is unsent."""
+        self._teardown(None)
+
+    def pause_reading(self) -> None:
+        """Stop reading: no ``on_data`` until `resume_reading`. The peer is held back by TCP's flow control.
+
+        Not even a reset of the peer is noticed meanwhile, unless there is something to write.
+        """
+        self._set_pause(self._pause | _PAUSED_BY_USER)
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._set_pause(self._pause & ~_PAUSED_BY_USER)
+
+    def end_for(self, error: LimitError) -> None:
+        """End it because of a limit: for the server. Unsent bytes are dropped; ``on_close`` gets the error."""
+        self._teardown(error)
+
+    def drain(self, up_to_bytes: int | None = None) -> None:
+        """Answer all requests that have reached this machine, then `close`: for a server that stops.
+
+        Reads until the kernel has nothing more, or, from a peer that never stops sending, what its receive buffer can
+        have held when this was called.
+
+        Args:
+            up_to_bytes: the value of `bytes_received` to stop at; for calls of its own.
+        """
+        if self._state is _OPEN:
+            if up_to_bytes is None:
+                room = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+                up_to_bytes = self.bytes_received + room
+            before = self.bytes_received
+            if not self._pause:
+                self._handle_readable()
+            if self._pause or before < self.bytes_received < up_to_bytes:
+                # While it is paused, come back now and then; else in the next pass.
+                self.loop.call_later(0.01 if self._pause else 0, self.drain, up_to_bytes)
+                return
+        self.close()
+
+    @property
+    def state(self) -> State:
+        """Where it is in its life."""
+        return self._state
+
+    @property
+    def closing(self) -> bool:
+        """True once `close` or `abort` was called or the connection is gone: nothing more can be written."""
+        return self._state is not _OPEN and self._state is not _HALF_OPEN
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Written and not yet taken by the kernel."""
+        return len(self._unsent)
+
+    @property
+    def stalled(self) -> bool:
+        """True when the kernel did not take all that was written: the peer reads slower than we write."""
+        return type(self._unsent) is SendQueue
+
+    @property
+    def socket(self) -> socket.socket:
+        """The socket, for its options and addresses. Don't read, write or close it."""
+        return self._socket
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.peer} {self._state.value} unsent={self.unsent_bytes}>"
+
+    # ------------------------------------------------------------------ the hot path: one recv, one feed, one send
+
+    def _handle_readable(self) -> None:
+        # Budget: under 0.7 us of Python for a short message, beside some 5 us of kernel. The state is not looked at: whoever
+        # changes it to one that must not read changes the handler as well.
+        try:
+            data = self._socket.recv(RECV_BYTES)
+        except OSError as error:
+            self._io_failed(error)
+            return
+        if not data:
+            self._handle_eof()
+            return
+        self.bytes_received += len(data)
+        try:
+            reply = self._on_data(data)
+        except Exception as error:
+            self._callback_failed(error)
+            return
+        if reply:
+            if self._unsent:
+                self.reply(reply)
+            else:
+                # Not sent here: reading everyone before writing to anyone is 3-5 % cheaper than taking turns.
+                self._unsent = reply
+                self.loop.pending_writes.append(self)
+
+    # ------------------------------------------------------------------ reading, off the hot path
+
+    def _handle_eof(self) -> None:
+        self._peer_ended = True
+        self._state = _HALF_OPEN
+        self._update_interest()
+        self._call(self.protocol.on_eof)
+        if not self.protocol.keep_half_open:
+            self.close()
+
+    def _handle_lingering(self) -> None:
+        try:
+            data = self._socket.recv(RECV_BYTES)
+        except OSError as error:
+            if error.errno not in RETRY:
+                self._teardown(None)  # reset, after all that we had to say was said
+            return
+        self.bytes_received += len(data)
+        if not data or self.bytes_received - self.activity > self.limits.linger_bytes:
+            self._teardown(None)
+
+    def _set_pause(self, pause: int) -> None:
+        if pause != self._pause:
+            self._pause = pause
+            self._update_interest()
+
+    # ------------------------------------------------------------------ writing, off the hot path
+
+    def reply(self, data: bytes) -> None:
+        """Like `write`, but also after `close`, while what was written is still leaving: for replies of a callback."""
+        if self._state is _LINGERING or self._state is _CLOSED or not data:
+            return
+        unsent = self._unsent
+        if not unsent:
+            self._unsent = data
+            self.loop.pending_writes.append(self)
+            return
+        if isinstance(unsent, bytes):
+            queue = SendQueue()
+            queue.append(unsent)
+            self._unsent = unsent = queue
+        unsent.append(data)
+        self._over_cap(unsent)
+
+    def _flush(self) -> None:
+        """Send what the socket takes of the queue, and do what follows from how much is left."""
+        if self._state is _CLOSED:
+            return
+        queue = self._unsent
+        if type(queue) is SendQueue:
+            # More than one send, for a block is smaller than what a fast reader takes; but bounded, for fairness.
+            for _ in range(4):
+                block = queue.peek()
+                try:
+                    sent = self._socket.send(block)
+                except OSError as error:
+                    if error.errno not in RETRY:
+                        self._io_failed(error)
+                        return
+                    break
+                queue.advance(sent)
+                self.bytes_sent += sent
+                if not queue or sent < len(block):
+                    break
+            if not queue:
+                self._unsent = b""
+        self._unsent_changed()
+
+    def _send_was_short(self, data: bytes, sent: int) -> None:
+        queue = SendQueue()
+        queue.append(data[sent:])
+        self._unsent = queue
+        self.bytes_sent += sent
+        if not self._over_cap(queue):
+            self._unsent_changed()
+
+    def _over_cap(self, queue: SendQueue) -> bool:
+        """Abort the connection, and return True, if it holds more unsent bytes than a connection may."""
+        limit = self.limits.max_unsent_bytes
+        if len(queue) <= limit:
+            return False
+        self._teardown(LimitError("unsent", f"more than {limit} bytes unsent: the peer does not read"))
+        return True
+
+    def _unsent_changed(self) -> None:
+        """After a send: water marks, interest in writability, and the end of a close."""
+        unsent = len(self._unsent)
+        if unsent > self.limits.high_water_bytes:
+            if not self._pause & _PAUSED_BY_HIGH_WATER:
+                self._pause |= _PAUSED_BY_HIGH_WATER
+                self._call(self.protocol.on_high_water)
+        elif self._pause & _PAUSED_BY_HIGH_WATER and unsent <= self.limits.low_water_bytes:
+            self._pause &= ~_PAUSED_BY_HIGH_WATER
+            self._call(self.protocol.on_low_water)
+        if not self._unsent and self._state is _FLUSHING:
+            self._finish()
+        else:
+            self._update_interest()
+
+    def _finish(self) -> None:
+        """All is sent: say FIN, and wait for the peer's unless it has come."""
+        if self._peer_ended:
+            self._teardown(None)
+            return
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._teardown(None)  # the peer was faster
+            return
+        self._state = _LINGERING
+        # From here on `activity` is where the count of dropped bytes began; the sweep leaves this state alone.
+        self.activity = self.bytes_received
+        self._update_interest()
+        self._linger_timer = self.loop.call_later(self.limits.linger_timeout_s, self._teardown, None)
+
+    # ------------------------------------------------------------------ interest
+
+    def _update_interest(self) -> None:
+        """Bring what the poller watches for in line with state, pauses and unsent bytes."""
+        state = self._state
+        if state is _CLOSED:
+            return
+        events = 0
+        handler: Handler = self._handle_readable
+        if state is _LINGERING:
+            events, handler = READ, self._handle_lingering
+        elif state is _OPEN and not self._pause:
+            events = READ
+        if type(self._unsent) is SendQueue:
+            # Also registered when the queue has yet to be tried: then this costs one more pass, and nothing else.
+            handler = self._handle_both if events else self._flush
+            events |= WRITE
+        try:
+            self.loop.poller.watch(self._socket.fileno(), events, handler)
+        except OSError as error:  # the kernel is out of memory for watches
+            self._io_failed(error)
+
+    def _handle_both(self) -> None:
+        # Which of the two the descriptor is ready for is not worth knowing here: the other costs an EAGAIN.
+        self._flush()
+        if self._state is _OPEN and not self._pause:
+            self._handle_readable()
+
+    # ------------------------------------------------------------------ the end
+
+    def _call(self, callback: Callable[[], bytes | None]) -> None:
+        """Run a callback of the protocol and send what it returns."""
+        try:
+            reply = callback()
+        except Exception as error:
+            self._callback_failed(error)
+        else:
+            if reply:
+                self.reply(reply)
+
+    def _callback_failed(self, error: Exception) -> None:
+        self.loop.log_exception(f"connection {self.peer} aborted: its protocol raised", error)
+        self._teardown(error)
+
+    def _io_failed(self, error: OSError) -> None:
+        if error.errno in RETRY:
+            return
+        if error.errno not in DISCONNECTED:
+            self.loop.log_limited(logging.WARNING, "connection %s lost: %s", self.peer, error)
+        self._teardown(error)
+
+    def _teardown(self, error: Exception | None) -> None:
+        """The only way to the CLOSED state. Safe to call twice."""
+        if self._state is _CLOSED:
+            return
+        self._state = _CLOSED
+        self._unsent = b""
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+        self.loop.poller.watch(self._socket.fileno(), 0, self._flush)
+        self.loop.close_later(self._socket)
+        try:
+            self.protocol.on_close(error)
+        except Exception as raised:
+            self.loop.log_exception(f"connection {self.peer}: on_close raised", raised)
+        if self._on_closed is not None:
+            self._on_closed(self, error)
+
+
+def flush_pending(pending: Iterable[Connection]) -> None:
+    """Send what the connections' protocols answered in this pass. Called by the loop after all handlers have run."""
+    for connection in pending:
+        data = connection._unsent
+        if type(data) is not bytes or not data:
+            connection._flush()
+            continue
+        try:
+            sent = connection._socket.send(data)
+        except OSError as error:
+            if error.errno not in RETRY:
+                connection._io_failed(error)
+                continue
+            sent = 0
+        if sent == len(data):
+            connection._unsent = b""
+            connection.bytes_sent += sent
+            if connection._state is _FLUSHING:
+                connection._finish()
+        else:
+            connection._send_was_short(data, sent)

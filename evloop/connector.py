@@ -1,0 +1,130 @@
+"""Outgoing connections, opened without blocking."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from evloop.connection import Connection
+from evloop.errors import CONNECTING, ConnectError
+from evloop.limits import Limits
+from evloop.poller import WRITE
+from evloop.protocol import Protocol
+from evloop.timers import Timer
+
+if TYPE_CHECKING:
+    from evloop.loop import EventLoop
+
+
+def peer_text(address: Any) -> str:
+    """An IPv4 or IPv6 socket address as people write it: ``192.0.2.1:80``, ``[2001:db8::1]:80``."""
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+
+class Connector:
+    """One attempt to connect; see `EventLoop.connect`. Owns the socket until a `Connection` takes it over."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        protocol: Protocol,
+        host: str,
+        port: int,
+        timeout_s: float | None,
+        limits: Limits,
+    ) -> None:
+        self._loop = loop
+        self._protocol = protocol
+        self._target = peer_text((host, port))
+        self._timeout_s = timeout_s
+        self._limits = limits
+        self._addresses: list[tuple[int, Any]] = []
+        self._error = "no address"
+        self._socket: socket.socket | None = None
+        self._timer: Timer | None = None
+        self._done = False
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name with an empty or overlong label
+            self._error = f"cannot resolve {host!r}: {getattr(error, 'strerror', None) or error}"
+        else:
+            self._addresses = [(family, address) for family, _, _, _, address in found]
+        loop.call_soon(self._try_next)
+
+    def cancel(self) -> None:
+        """Give up. No callback of the protocol is called any more, unless the connection is open already."""
+        self._done = True
+        self._release()
+
+    def _try_next(self) -> None:
+        if self._done:
+            return
+        while self._addresses:
+            family, address = self._addresses.pop(0)
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as error:
+                self._error = error.strerror or str(error)
+                continue
+            sock.setblocking(False)
+            code = sock.connect_ex(address)
+            if code != 0 and code not in CONNECTING:
+                self._error = os.strerror(code)
+                sock.close()
+                continue
+            # Also when it is connected already (loopback): one way for both.
+            try:
+                self._loop.poller.register(sock.fileno(), WRITE, self._handle_writable)
+            except OSError as error:
+                self._error = error.strerror or str(error)
+                sock.close()
+                continue
+            self._socket = sock
+            if self._timeout_s is not None:
+                self._timer = self._loop.call_later(self._timeout_s, self._handle_timeout)
+            return
+        self._done = True
+        self._protocol.on_connect_error(ConnectError(f"cannot connect to {self._target}: {self._error}"))
+
+    def _handle_writable(self) -> None:
+        sock = self._socket
+        assert sock is not None
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._error = os.strerror(code)
+            self._release()
+            self._loop.call_soon(self._try_next)
+            return
+        try:
+            peer = peer_text(sock.getpeername())
+        except OSError:
+            return  # readiness is a hint: not connected yet
+        self._done = True
+        self._socket = None
+        self._release(sock)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection = Connection(self._loop, sock, peer, self._protocol, self._limits)
+        try:
+            connection.open()
+        except OSError as error:
+            failed = ConnectError(f"cannot watch {self._target}: {error}")
+            self._loop.call_soon(self._protocol.on_connect_error, failed)
+
+    def _handle_timeout(self) -> None:
+        self._error = f"no answer in {self._timeout_s:g} s"
+        self._release()
+        self._try_next()
+
+    def _release(self, keep: socket.socket | None = None) -> None:
+        """Stop timer and watch, and close the socket at the end of the pass unless it is kept."""
+        if self._timer is not None:
+            self._timer.cancel()
+        sock = keep if keep is not None else self._socket
+        if sock is not None:
+            self._loop.poller.watch(sock.fileno(), 0, self._handle_writable)
+            if keep is None:
+                self._loop.close_later(sock)
+        self._socket = None

@@ -1,0 +1,67 @@
+"""Exceptions, and the only tables of errno values in the project.
+
+Every I/O error that the library meets is classified here, once, into one of three outcomes:
+
+* ``RETRY``: nothing is wrong, try again when the descriptor is ready.
+* ``DISCONNECTED``: the peer or the path to it is gone. This is ordinary life of a server: it ends one
+  connection and is never logged as an error.
+* ``EXHAUSTED``: the process or the machine has no descriptor or buffer left. It passes; wait, don't spin.
+
+Whatever is in none of them is unexpected: it ends the connection too, and is logged.
+"""
+
+from __future__ import annotations
+
+import errno
+
+RETRY = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR})
+
+# EINPROGRESS is the answer of a connect that goes on in the background; on Windows it is EWOULDBLOCK.
+CONNECTING = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN, errno.EALREADY})
+
+DISCONNECTED = frozenset(
+    {
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.EPIPE,
+        errno.ENOTCONN,
+        errno.ESHUTDOWN,
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.EHOSTDOWN,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.ENETRESET,
+        errno.ECONNREFUSED,
+    }
+)
+
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+# Linux passes errors that are already pending on the new connection to accept(2), whose manual page asks
+# to treat them like EAGAIN: the connection is gone before we saw it, the listener is fine.
+ACCEPT_RETRY = RETRY | DISCONNECTED | {errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EPERM}
+
+
+class EvloopError(Exception):
+    """Base of all exceptions raised by evloop."""
+
+
+class ListenError(EvloopError):
+    """A listener could not be opened. The text is one line that says what happened and what to do."""
+
+
+class ConnectError(EvloopError):
+    """An outgoing connection could not be made. The text is one line that says what happened."""
+
+
+class LimitError(EvloopError):
+    """A connection was ended because it went over one of the server's limits.
+
+    Attributes:
+        limit: name of the limit, as it appears in counters and logs, e.g. ``"idle-timeout"``.
+    """
+
+    def __init__(self, limit: str, text: str) -> None:
+        super().__init__(text)
+        self.limit = limit

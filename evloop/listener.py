@@ -1,0 +1,213 @@
+"""Accepting connections, whatever happens.
+
+Theory of operation
+-------------------
+A listening socket is registered like any other descriptor. Each time it is ready, up to ``accepts_per_pass`` connections
+are accepted: enough to keep up with a storm, few enough that those already served get their turn.
+
+When the process is out of descriptors, accept fails and the connection stays in the kernel's queue, so the listener stays ready: a
+loop that only logged the error would spin and log for ever. So the listener takes itself out of the poller and comes
+back after a pause, or as soon as its server knows that a descriptor is free. Those who wait in the queue are served
+then; nobody is turned away. (The well-known spare descriptor, given up to accept and drop the client, would turn away
+someone whose turn may be 100 ms off. What must be turned away, the server's connection limit turns away, with a reason.)
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from evloop.connector import peer_text
+from evloop.errors import ACCEPT_RETRY, EXHAUSTED, ListenError
+from evloop.poller import READ
+from evloop.timers import Timer
+
+if TYPE_CHECKING:
+    from evloop.loop import EventLoop
+
+# How long accepting rests when descriptors have run out. At ten tries a second the cost is not measurable.
+EXHAUSTED_PAUSE_S = 0.1
+
+# Linux lets an accepted socket inherit these two from its listener: two system calls less for each connection.
+_INHERITS_OPTIONS = sys.platform == "linux"
+
+
+def set_stream_options(sock: socket.socket) -> None:
+    """The options each stream has: replies leave at once, and a peer that vanished is noticed some day."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def open_listeners(host: str, port: int, backlog: int) -> list[socket.socket]:
+    """Listening sockets on every address of ``host``, non-blocking, all on the same port.
+
+    Args:
+        host: a name, an IPv4 or IPv6 address, or ``""`` for all addresses of this machine.
+        port: 0 for one that the kernel picks; the same one is then used for each address.
+        backlog: how many connections may wait to be accepted.
+
+    Raises:
+        ListenError: in one line, what happened and what to do.
+    """
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ListenError(f"cannot resolve host {host!r}: {reason}; give a name or address of this machine") from None
+    addresses: list[tuple[int, Any]] = []
+    for kind, _, _, _, address in found:
+        if (kind, address) not in addresses:  # a name may be listed twice
+            addresses.append((kind, address))
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in addresses:
+            if port == 0 and sockets:  # the port that the kernel picked for the first
+                address = (address[0], sockets[0].getsockname()[1], *address[2:])
+            try:
+                sockets.append(_open_listener(family, address, backlog))
+            except OSError as error:
+                if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) and len(addresses) > 1:
+                    continue  # a name with an IPv6 address on a machine without IPv6: the others will do
+                raise ListenError(_explain(error, address)) from None
+        if not sockets:
+            raise ListenError(f"none of the addresses of {host!r} belongs to this machine; try --host 127.0.0.1")
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _open_listener(family: int, address: tuple[Any, ...], backlog: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            # Restart without waiting for old connections to time out. On Windows the option means something else.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Each family has a socket of its own, so that IPv4 peers are not shown as ::ffff:192.0.2.1.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        set_stream_options(sock)
+        sock.bind(address)
+        sock.listen(backlog)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _explain(error: OSError, address: tuple[Any, ...]) -> str:
+    where = peer_text(address)
+    if error.errno == errno.EADDRINUSE:
+        return f"cannot listen on {where}: the port is taken; stop the program that has it or choose another port"
+    if error.errno == errno.EACCES:
+        return f"cannot listen on {where}: no permission; choose a port of 1024 or above"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"cannot listen on {where}: not an address of this machine; try 127.0.0.1 or 0.0.0.0"
+    return f"cannot listen on {where}: {error.strerror or error}"
+
+
+class Listener:
+    """One listening socket in a loop. Owns the socket.
+
+    Args:
+        loop: the loop to live in.
+        sock: a listening, non-blocking socket.
+        accepts_per_pass: how many connections are accepted before others get their turn.
+        on_accept: called with each new socket, non-blocking, its options set, and the peer's address. Owns it then.
+
+    Attributes:
+        address: where it really listens, as text.
+        accept_errors: accepts that failed because of the connection that was to be accepted.
+        exhausted: how often descriptors ran out.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        sock: socket.socket,
+        accepts_per_pass: int,
+        on_accept: Callable[[socket.socket, Any], None],
+    ) -> None:
+        self.address = peer_text(sock.getsockname())
+        self.accept_errors = 0
+        self.exhausted = 0
+        self._loop = loop
+        self._socket = sock
+        self._budget = accepts_per_pass
+        self._on_accept = on_accept
+        self._pause_timer: Timer | None = None
+        self._closed = False
+        loop.poller.register(sock.fileno(), READ, self._handle_acceptable)
+
+    @property
+    def socket(self) -> socket.socket:
+        """The listening socket, for its options and address."""
+        return self._socket
+
+    def _handle_acceptable(self) -> None:
+        self.accept_up_to(self._budget)
+
+    def accept_up_to(self, count: int) -> bool:
+        """Accept at most ``count`` connections. False when there was none left to accept."""
+        for _ in range(count):
+            try:
+                sock, address = self._socket.accept()
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._rest(error)
+                    return False
+                if error.errno not in ACCEPT_RETRY:
+                    raise
+                if isinstance(error, BlockingIOError):
+                    return False
+                self.accept_errors += 1
+                continue
+            try:
+                sock.setblocking(False)
+                if not _INHERITS_OPTIONS:
+                    set_stream_options(sock)
+            except OSError:  # gone already; some systems say so here
+                sock.close()
+                self.accept_errors += 1
+                continue
+            self._on_accept(sock, address)
+        return True
+
+    def _rest(self, error: OSError) -> None:
+        self.exhausted += 1
+        if self._pause_timer is None:
+            self._loop.log_limited(
+                logging.WARNING, "cannot accept on %s: %s; trying again", self.address, error.strerror or error
+            )
+            self._loop.poller.watch(self._socket.fileno(), 0, self._handle_acceptable)
+            self._pause_timer = self._loop.call_later(EXHAUSTED_PAUSE_S, self.resume)
+
+    def resume(self) -> None:
+        """Accept again, if it rests because descriptors had run out."""
+        if self._pause_timer is not None and not self._closed:
+            self._pause_timer.cancel()
+            self._pause_timer = None
+            self._loop.poller.watch(self._socket.fileno(), READ, self._handle_acceptable)
+
+    @property
+    def resting(self) -> bool:
+        """True while it does not accept because descriptors have run out."""
+        return self._pause_timer is not None
+
+    def close(self) -> None:
+        """Stop listening. Connections that wait in the kernel's queue are reset. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._pause_timer is not None:
+            self._pause_timer.cancel()
+            self._pause_timer = None
+        self._loop.poller.watch(self._socket.fileno(), 0, self._handle_acceptable)
+        self._socket.close()

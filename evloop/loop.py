@@ -1,0 +1,274 @@
+"""The event loop: one thread, one pass after another.
+
+Theory of operation
+-------------------
+A pass has six steps, always in this order::
+
+    1. poll         wait until a descriptor is ready, a timer is due, or a call is queued; then read the clock, once
+    2. handlers     each ready descriptor's handler runs once: one recv each, so nobody starves
+    3. writes       what they answered is sent, one send each
+    4. calls        those queued by `call_soon` before this step; those that they queue run in the next pass
+    5. timers       those that are due
+    6. closing      descriptors of connections that ended in this pass are closed
+
+The order carries meaning. Reading everyone before writing to anyone is cheaper than taking turns (3). A call that
+queues itself again doesn't keep the loop from its sockets (4). And a descriptor is closed only when every event of the
+pass has been dealt with, so its number can't be given to a new connection while an old event for it is still in the
+list (6).
+
+A signal or another thread gets the loop out of poll by a byte on a socket pair. The byte says nothing; what to do is in
+a queue. So when the pair is full, nothing is lost by not writing one more.
+
+A handler's exception is its connection's affair (see `evloop.connection`); one raised by a queued call or a timer is
+logged. What the loop itself raises is a bug and propagates.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from evloop.connection import Connection, flush_pending
+from evloop.connector import Connector
+from evloop.limits import Limits
+from evloop.poller import READ, Poller
+from evloop.protocol import Protocol
+from evloop.ratelimit import LimitedLogger
+from evloop.timers import Timer, TimerQueue
+
+_log = logging.getLogger("evloop")
+
+# A wait is never longer, whatever the timers say: some selectors overflow on a time-out of weeks.
+_MAX_WAIT_S = 86400.0
+
+
+class EventLoop:
+    """A single-threaded event loop. Use it as a context manager, or `close` it.
+
+    All methods but `call_soon_threadsafe` belong to the thread that runs it.
+
+    Args:
+        selector: the selector to use; the loop owns and closes it. Default: ``selectors.DefaultSelector()``.
+        clock: a monotonic clock in seconds. The wall clock is never looked at.
+
+    Attributes:
+        clock: the clock itself.
+        now: the moment this pass began, in seconds of the clock. Shared by all that happens in the pass.
+        poller: readiness by descriptor.
+        pending_writes: connections with something to send at the end of this pass.
+    """
+
+    def __init__(
+        self,
+        *,
+        selector: selectors.BaseSelector | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.poller = Poller(selector)
+        self.pending_writes: list[Connection] = []
+        self.now = clock()
+        self.clock = clock
+        self._timers = TimerQueue()
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._closing: list[socket.socket] = []
+        self._log = LimitedLogger(_log, clock)
+        self._stopping = False
+        self._running = False
+        self._closed = False
+        self._signals: dict[int, Any] = {}  # signal number -> what handled it before
+        self._old_wakeup_fd: int | None = None
+        self._wakeup_reader, self._wakeup_writer = socket.socketpair()
+        self._wakeup_reader.setblocking(False)
+        self._wakeup_writer.setblocking(False)
+        self.poller.register(self._wakeup_reader.fileno(), READ, self._drain_wakeup)
+
+    # ------------------------------------------------------------------ running
+
+    def run(self) -> None:
+        """Run passes until `stop` is called.
+
+        Raises:
+            RuntimeError: the loop is running already, or closed.
+        """
+        if self._running or self._closed:
+            raise RuntimeError("this loop is closed" if self._closed else "this loop is running already")
+        self._running = True
+        try:
+            while not self._stopping:
+                self._run_pass()
+        finally:
+            self._running = False
+            self._stopping = False
+
+    def stop(self) -> None:
+        """Make `run` return at the end of this pass. To be called in the loop's thread: from a callback or a signal's."""
+        self._stopping = True
+
+    def _run_pass(self) -> None:
+        if self._calls or self._stopping:
+            timeout_s: float | None = 0
+        else:
+            timeout_s = self._timers.next_due()
+            if timeout_s is not None:
+                timeout_s = min(max(timeout_s - self.clock(), 0), _MAX_WAIT_S)
+        events = self.poller.poll(timeout_s)
+        self.now = self.clock()
+
+        handlers = self.poller.handlers
+        for fd, _ in events:
+            handler = handlers.get(fd)
+            if handler is not None:  # else: gone since the poll, closed by another handler of this pass
+                handler()
+
+        if self.pending_writes:
+            flush_pending(self.pending_writes)
+            self.pending_writes.clear()
+
+        for _ in range(len(self._calls)):
+            self._run_call(*self._calls.popleft())
+
+        while (due := self._timers.pop_due(self.now)) is not None:
+            self._run_call(*due)
+
+        if self._closing:
+            for sock in self._closing:
+                sock.close()
+            self._closing.clear()
+
+    def _run_call(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        try:
+            callback(*args)
+        except Exception as error:
+            self.log_exception(f"call of {getattr(callback, '__qualname__', callback)!s} raised", error)
+
+    def close(self) -> None:
+        """Give back descriptors and signal handlers. Connections that are still open are not closed: close their server.
+
+        Raises:
+            RuntimeError: the loop is running.
+        """
+        if self._running:
+            raise RuntimeError("stop the loop before closing it")
+        if self._closed:
+            return
+        self._closed = True
+        for signum in list(self._signals):
+            self.remove_signal_handler(signum)
+        for sock in self._closing:
+            sock.close()
+        self.poller.close()
+        self._wakeup_reader.close()
+        self._wakeup_writer.close()
+        self._log.flush()
+
+    def __enter__(self) -> EventLoop:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ calls and timers
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
+        """Call ``callback(*args)`` in this pass if it has not come to its calls yet, else in the next one."""
+        self._calls.append((callback, args))
+
+    def call_later(self, delay_s: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call ``callback(*args)`` in ``delay_s`` seconds, never earlier.
+
+        Returns:
+            the timer, whose ``cancel()`` keeps it from happening.
+        """
+        return self._timers.add(self.clock() + delay_s, callback, *args)
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> None:
+        """Like `call_soon`, from any thread: wakes the loop up."""
+        self._calls.append((callback, args))
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        try:
+            self._wakeup_writer.send(b"\0")
+        except OSError:
+            pass  # full: the loop is about to wake up anyway. Closed: there is nobody to wake.
+
+    def _drain_wakeup(self) -> None:
+        try:
+            self._wakeup_reader.recv(4096)
+        except OSError:
+            pass
+
+    # ------------------------------------------------------------------ signals
+
+    def add_signal_handler(self, signum: int, callback: Callable[..., object], *args: Any) -> None:
+        """Have ``callback(*args)`` called in the loop, as by `call_soon`, when the process gets the signal.
+
+        Raises:
+            RuntimeError: not in the main thread; Python handles signals only there.
+            OSError, ValueError: the signal can't be handled.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("signals can only be handled by a loop in the main thread")
+
+        def on_signal(_signum: int, _frame: object) -> None:
+            # Runs between two bytecodes of whatever the main thread is doing: only queues. The interpreter has
+            # written the byte that ends the poll, as Python retries system calls that a signal interrupts.
+            self._calls.append((callback, args))
+
+        previous = signal.signal(signum, on_signal)
+        self._signals.setdefault(signum, previous)
+        if self._old_wakeup_fd is None:
+            self._old_wakeup_fd = signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
+
+    def remove_signal_handler(self, signum: int) -> None:
+        """Restore what handled the signal before. Nothing happens if it has no handler here."""
+        if signum not in self._signals:
+            return
+        previous = self._signals.pop(signum)
+        signal.signal(signum, signal.SIG_DFL if previous is None else previous)
+        if not self._signals and self._old_wakeup_fd is not None:
+            signal.set_wakeup_fd(self._old_wakeup_fd)
+            self._old_wakeup_fd = None
+
+    # ------------------------------------------------------------------ connections
+
+    def connect(
+        self,
+        protocol: Protocol,
+        host: str,
+        port: int,
+        *,
+        timeout_s: float | None = 10.0,
+        limits: Limits | None = None,
+    ) -> Connector:
+        """Open a connection to ``host:port`` and hand it to ``protocol``.
+
+        Its ``on_connect`` is called once it is open, its ``on_connect_error`` if it can't be opened: never before this
+        returns. A name is looked up at once, which blocks; pass an address to avoid it. If it has several
+        addresses they are tried in turn, each for ``timeout_s``.
+
+        Returns:
+            the attempt, which can be cancelled.
+        """
+        return Connector(self, protocol, host, port, timeout_s, Limits() if limits is None else limits)
+
+    def close_later(self, sock: socket.socket) -> None:
+        """Close a socket at the end of this pass. For connections; see step 6 above."""
+        self._closing.append(sock)
+
+    # ------------------------------------------------------------------ logging
+
+    def log_exception(self, text: str, error: BaseException) -> None:
+        """Log an exception with its traceback, unless there are too many of them (see `evloop.ratelimit`)."""
+        self._log.log(logging.ERROR, text, exc_info=error)
+
+    def log_limited(self, level: int, text: str, *args: object) -> None:
+        """Log a line, unless there are too many of them (see `evloop.ratelimit`)."""
+        self._log.log(level, text, *args)

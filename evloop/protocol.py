@@ -1,0 +1,146 @@
+"""The callbacks a user overrides.
+
+One protocol object belongs to one connection. All callbacks run in the loop's thread and must not block. An exception
+in one of them costs its own connection, which is aborted, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from evloop.framing import LineFramer
+
+if TYPE_CHECKING:
+    from evloop.connection import Connection
+    from evloop.errors import ConnectError
+
+
+class Protocol:
+    """What happens on one connection. Override what you need.
+
+    A callback that returns bytes has them written: ``return reply`` is ``self.connection.write(reply)`` and nothing
+    else, but cheaper.
+
+    Attributes:
+        connection: the connection it belongs to, set before `on_connect`.
+        keep_half_open: when the peer has sent all it wants to send (EOF), the connection is closed once what is
+            unsent has left. Set this to True in your class to go on writing until you call `Connection.close`.
+    """
+
+    # Without a dict unless a subclass has one, which it has as soon as it doesn't declare __slots__ itself.
+    __slots__ = ("connection",)
+
+    keep_half_open = False
+    connection: Connection
+
+    def on_connect(self) -> bytes | None:
+        """The connection is open."""
+        return None
+
+    def on_data(self, data: bytes) -> bytes | None:
+        """Bytes have arrived: at least one, at most 64 KiB, cut wherever the network liked."""
+        return None
+
+    def data_handler(self) -> Callable[[bytes], bytes | None]:
+        """What is called with received bytes: asked for once, when the connection is made; by default `on_data`.
+
+        A protocol that only passes its data on saves a call for each message by naming the receiver here.
+        """
+        return self.on_data
+
+    def on_eof(self) -> bytes | None:
+        """The peer will send nothing more (it may still read)."""
+        return None
+
+    def on_high_water(self) -> None:
+        """More is unsent than `Limits.high_water_bytes`: whoever produces data on their own should pause.
+
+        Reading from the peer is paused meanwhile, without the protocol's help.
+        """
+
+    def on_low_water(self) -> None:
+        """What was unsent has left but for `Limits.low_water_bytes`: produce again."""
+
+    def on_close(self, error: Exception | None) -> None:
+        """The connection is over: called exactly once for each `on_connect`.
+
+        Args:
+            error: None when it was closed in order; else why it was not: an OSError (reset by the peer, say), a
+                `LimitError`, or what a callback raised.
+        """
+
+    def on_connect_error(self, error: ConnectError) -> None:
+        """An outgoing connection could not be made. No other callback is called, before or after."""
+
+    def message_in_progress(self) -> int | None:
+        """For `Limits.message_timeout_s`: None between messages, else a number that changes with each message.
+
+        It must not change when just more bytes of the same message arrive.
+        """
+        return None
+
+
+class LineProtocol(Protocol):
+    """A protocol whose messages are lines.
+
+    Attributes:
+        max_line_bytes: the longest line accepted, without its terminator. 64 KiB, as an unfinished line is held in
+            memory, for each connection.
+    """
+
+    __slots__ = ("_framer", "_lines")
+
+    max_line_bytes = 65536
+
+    def __init__(self) -> None:
+        self._framer = LineFramer(self.max_line_bytes)
+        self._lines = 0
+
+    def on_line(self, line: bytes) -> bytes | None:
+        """A line has arrived, without its LF or CR LF."""
+        return None
+
+    def on_lines(self, lines: list[bytes]) -> bytes | None:
+        """All whole lines of one received chunk, in order. Override it instead of `on_line` for speed.
+
+        The default calls `on_line` for each, until one of them closes the connection.
+        """
+        connection = self.connection
+        for line in lines:
+            reply = self.on_line(line)
+            if reply:
+                # Written one by one, not joined and returned: on_line may write, too, and replies must keep their order.
+                # They leave in one send anyway.
+                connection.reply(reply)
+            if connection.closing:
+                break
+        return None
+
+    def on_overlong_line(self) -> bytes | None:
+        """A line of more than `max_line_bytes` has been dropped, in its place among the others."""
+        return None
+
+    def on_data(self, data: bytes) -> bytes | None:
+        return self._deliver(self._framer.feed(data))
+
+    def on_eof(self) -> bytes | None:
+        """Delivers an unterminated last line. Call it if you override it."""
+        return self._deliver(self._framer.finish())
+
+    def message_in_progress(self) -> int | None:
+        return self._lines if self._framer.in_line else None
+
+    def _deliver(self, lines: list[bytes | None]) -> bytes | None:
+        self._lines += len(lines)
+        if None not in lines:
+            return self.on_lines(lines) if lines else None  # type: ignore[arg-type]
+        for overlong, group in groupby(lines, lambda line: line is None):
+            for batch in ([None] * len(list(group))) if overlong else [list(group)]:
+                reply = self.on_overlong_line() if batch is None else self.on_lines(batch)  # type: ignore[arg-type]
+                if reply:
+                    self.connection.reply(reply)
+                if self.connection.closing:
+                    return None
+        return None

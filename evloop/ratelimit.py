@@ -1,0 +1,56 @@
+"""Logging that cannot be used to fill a disk or to slow a server down.
+
+A client decides how often it connects, resets or sends rubbish, so it would decide how many lines are logged. Here it
+does not: so many lines pass in each second, and the first one after that says how many were left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+# Enough to read along on a quiet server and to see a pattern on a busy one.
+LINES_PER_S = 20
+
+
+class LimitedLogger:
+    """A logger that passes at most ``lines_per_s`` lines in a second.
+
+    Args:
+        logger: where lines go.
+        clock: a monotonic clock in seconds.
+        lines_per_s: how many pass.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, clock: Callable[[], float], lines_per_s: int = LINES_PER_S
+    ) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._limit = lines_per_s
+        self._window_ends = 0.0
+        self._passed = 0
+        self._left_out = 0
+
+    def log(self, level: int, text: str, *args: object, exc_info: Any = None) -> None:
+        """Log a line if there is room for it, else count it."""
+        if not self._logger.isEnabledFor(level):
+            return
+        if self._passed >= self._limit:
+            now = self._clock()
+            if now < self._window_ends:
+                self._left_out += 1
+                return
+            self.flush()
+            self._passed = 0
+        if self._passed == 0:
+            self._window_ends = self._clock() + 1
+        self._passed += 1
+        self._logger.log(level, text, *args, exc_info=exc_info)
+
+    def flush(self) -> None:
+        """Say how many lines were left out since the last one that passed, if any."""
+        if self._left_out:
+            self._logger.warning("%d lines like these left out", self._left_out)
+            self._left_out = 0
