@@ -1,0 +1,177 @@
+"""Fixtures for all tests, and what every test is checked for: nothing leaked, nothing logged that wasn't expected.
+
+A test that provokes a warning says so::
+
+    def test_something(logged):
+        logged.expect("its protocol raised")    # must be logged at least once, as a regular expression
+        ...
+
+Warnings of Python itself (ResourceWarning too) are errors by the configuration in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import re
+import selectors
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+import harness
+from evloop import EventLoop, Limits, Protocol, Server
+from harness import LoopThread, RunningServer
+
+# No deadline: the machine may be busy. Nothing is written to disk.
+settings.register_profile("evloop", deadline=None, database=None)
+settings.load_profile("evloop")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+# ---------------------------------------------------------------------- checks of each test
+
+
+class LoggedWarnings(logging.Handler):
+    """Collects what the project's loggers say at WARNING or above, and knows what a test expects of it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+        self._expected: list[str] = []
+        self._allowed: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def expect(self, pattern: str) -> None:
+        """Lines that match this regular expression are fine, and there must be one in the end."""
+        self._expected.append(pattern)
+
+    def allow(self, pattern: str) -> None:
+        """Lines that match this regular expression are fine."""
+        self._allowed.append(pattern)
+
+    @property
+    def lines(self) -> list[str]:
+        """What was logged, without tracebacks."""
+        return [f"{record.levelname} {record.name}: {record.getMessage()}" for record in self.records]
+
+    def problems(self) -> list[str]:
+        """What was logged and not expected, or expected and not logged."""
+        lines = self.lines
+        unexpected = [line for line in lines if not any(re.search(p, line) for p in self._expected + self._allowed)]
+        missing = [p for p in self._expected if not any(re.search(p, line) for line in lines)]
+        return [f"logged: {line}" for line in unexpected] + [f"not logged: {pattern}" for pattern in missing]
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[LoggedWarnings]:
+    """Fails a test that leaves a descriptor or a thread behind, or that logs what it doesn't expect.
+
+    Used by every test, and set up before its other fixtures, so it looks after they are gone.
+    """
+    handler = LoggedWarnings()
+    loggers = [logging.getLogger(name) for name in ("evloop", "charcount")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    threads = set(threading.enumerate())
+    before = harness.open_descriptors()
+    try:
+        yield handler
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+    leaked = _leaked_since(before)
+    if leaked:
+        gc.collect()  # makes a socket that nobody holds say where it comes from, by a ResourceWarning
+        leaked = _leaked_since(before)
+    problems = [f"left open: descriptor {number}, {name}" for number, name in leaked.items()]
+    left = [thread for thread in threading.enumerate() if thread not in threads]
+    for thread in left:
+        thread.join(1)
+    problems += [f"left running: {thread!r}" for thread in left if thread.is_alive()]
+    problems += handler.problems()
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
+def _leaked_since(before: dict[int, str]) -> dict[int, str]:
+    return {
+        number: name + harness.describe_socket(number)
+        for number, name in harness.open_descriptors().items()
+        if before.get(number) != name
+    }
+
+
+@pytest.fixture
+def logged(_clean: LoggedWarnings) -> LoggedWarnings:
+    """What the project's loggers say at WARNING or above. A test that provokes some must ``expect`` it."""
+    return _clean
+
+
+# ---------------------------------------------------------------------- loops and servers
+
+
+@pytest.fixture(params=harness.SELECTORS, ids=lambda selector: selector.__name__.removesuffix("Selector").lower())
+def selector(request: pytest.FixtureRequest) -> type[selectors.BaseSelector]:
+    """Each selector class of the platform in turn: a test that uses this, or what is built on it, runs with each."""
+    chosen: type[selectors.BaseSelector] = request.param
+    return chosen
+
+
+@pytest.fixture
+def loop(selector: type[selectors.BaseSelector]) -> Iterator[EventLoop]:
+    """A loop to run in the test's own thread, with `harness.run_pass` or `harness.run_until`."""
+    with EventLoop(selector=selector()) as loop:
+        yield loop
+
+
+@pytest.fixture
+def loop_thread(selector: type[selectors.BaseSelector]) -> Iterator[LoopThread]:
+    """A loop that runs in a thread."""
+    with LoopThread(selector) as thread:
+        yield thread
+
+
+@pytest.fixture
+def start(selector: type[selectors.BaseSelector]) -> Iterator[Callable[..., RunningServer]]:
+    """Starts servers, each in a loop of its own in a thread, and ends them with the test.
+
+    ``start(ProtocolClass, limits=..., host=..., port=...)``, or ``start(make_server=lambda loop: ...)`` for another
+    kind of server.
+    """
+    running: list[RunningServer] = []
+
+    def start_one(
+        protocol_factory: Callable[[], Protocol] | None = None,
+        limits: Limits | None = None,
+        *,
+        make_server: Callable[[EventLoop], Server] | None = None,
+        **where: Any,
+    ) -> RunningServer:
+        if make_server is None:
+            assert protocol_factory is not None
+            factory = protocol_factory
+            chosen = Limits(backlog=64, max_connections=500) if limits is None else limits
+            make_server = lambda loop: Server(loop, factory, chosen)  # noqa: E731
+        server = RunningServer(make_server, selector, **where)
+        running.append(server)
+        return server
+
+    yield start_one
+    for server in running:
+        server.close()
