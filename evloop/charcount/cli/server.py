@@ -8,6 +8,7 @@ import logging
 import sys
 
 from evloop._version import __version__
+from evloop.charcount.cli.arguments import port_number, positive_number, seconds
 from evloop.charcount.server import DEFAULT_PORT, CharCountServer, ServiceSettings
 from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE, TemplateError
 from evloop.descriptors import raise_descriptor_limit
@@ -22,38 +23,6 @@ EXIT_USAGE = 2
 EXIT_CANNOT_LISTEN = 3
 
 _DEFAULTS = Limits()
-
-
-def port_number(text: str) -> int:
-    """A TCP port as an argument."""
-    try:
-        port = int(text)
-    except ValueError:
-        port = -1
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 0 to 65535")
-    return port
-
-
-def _count(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
-    return number
-
-
-def seconds(text: str) -> float:
-    """A time as an argument: a finite number of seconds, not negative."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return value
 
 
 def _or_off(value: float | None) -> str:
@@ -75,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     where.add_argument(
         "--backlog",
-        type=_count,
+        type=positive_number,
         default=_DEFAULTS.backlog,
         metavar="N",
         help="connections that may wait to be accepted (default: %(default)s)",
@@ -98,14 +67,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--max-message",
-        type=_count,
+        type=positive_number,
         metavar="BYTES",
         help="answer a longer message with an error (default: any length; a message is never held in memory)",
     )
     limits = parser.add_argument_group("limits (0 seconds: no limit)")
     limits.add_argument(
         "--max-connections",
-        type=_count,
+        type=positive_number,
         default=_DEFAULTS.max_connections,
         metavar="N",
         help="served at the same time (default: %(default)s)",
