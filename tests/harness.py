@@ -368,7 +368,7 @@ def recorder(base: type[Recorder] = Recorder, **attributes: Any) -> type[Recorde
 
 
 def small_limits(**changes: Any) -> Limits:
-    """Limits at which everything happens early, so that tests need not move megabytes, and that each selector can keep."""
+    """Limits at which everything happens early, without moving megabytes, and that each selector can keep."""
     values: dict[str, Any] = {
         "high_water_bytes": 4096,
         "low_water_bytes": 1024,
