@@ -2,8 +2,8 @@
 
 Theory of operation
 -------------------
-A connection is read at most once per pass of the loop. What its protocol answers is held back and sent after every ready
-connection has been read (`flush_pending`, called by the loop). Only when the kernel does not take all of it is
+A connection is read at most once per pass of the loop. What its protocol answers is held back and sent after every
+ready connection has been read (`flush_pending`, called by the loop). Only when the kernel does not take all of it is
 a `SendQueue` made and the descriptor registered for writability. So the common exchange is one recv, one call of the
 protocol, one send, and an idle connection holds no buffer at all.
 
@@ -13,9 +13,9 @@ States::
      │                    ▲
      └─peer's EOF─► HALF_OPEN ──close()──► FLUSHING ──all sent──────────────────────────► CLOSED
 
-Every state goes to CLOSED at once by `abort`, by an error of the socket, or by an exception in a callback; `_teardown` is the
-only way there, and runs once. The descriptor itself is closed by the loop at the end of the pass, so no number is
-used again while events of this pass that mention it may still be waiting.
+Every state goes to CLOSED at once by `abort`, by an error of the socket, or by an exception in a callback;
+`_teardown` is the only way there, and runs once. The descriptor itself is closed by the loop at the end of the pass,
+so no number is used again while events of this pass that mention it may still be waiting.
 
 LINGERING exists because closing a socket that still has unread input makes the kernel send a reset, and a reset makes
 the peer's kernel throw away what it has not handed to its program yet: our last reply, typically the one that said
@@ -27,6 +27,7 @@ from __future__ import annotations
 import enum
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,22 @@ _FLUSHING = State.FLUSHING
 _LINGERING = State.LINGERING
 _CLOSED = State.CLOSED
 
+
+class _NothingMore(SendQueue):
+    """What a closed connection has to send: nothing, but it is true.
+
+    So a reply that comes from a callback which aborted its own connection takes the path of one that has to wait, which
+    drops it, and the hot path need not ask for the state.
+    """
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return True
+
+
+_NOTHING_MORE = _NothingMore()
+
 # Why a connection is not being read; may be combined.
 _PAUSED_BY_USER = 1
 _PAUSED_BY_HIGH_WATER = 2
@@ -83,6 +100,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_limits_hit",
         "_linger_timer",
         "_on_closed",
         "_on_data",
@@ -110,6 +128,7 @@ class Connection:
         protocol: Protocol,
         limits: Limits,
         on_closed: Callable[[Connection, Exception | None], None] | None = None,
+        limits_hit: Counter[str] | None = None,
     ) -> None:
         self.loop = loop
         self.protocol = protocol
@@ -129,6 +148,7 @@ class Connection:
         self._unsent: bytes | SendQueue = b""
         self._linger_timer: Timer | None = None
         self._on_closed = on_closed
+        self._limits_hit = limits_hit  # the server's: those limits are counted here that don't end with a `LimitError`
         protocol.connection = self
         self._on_data = protocol.data_handler()
 
@@ -178,8 +198,8 @@ class Connection:
         """Read again."""
         self._set_pause(self._pause & ~_PAUSED_BY_USER)
 
-    def end_for(self, error: LimitError) -> None:
-        """End it because of a limit: for the server. Unsent bytes are dropped; ``on_close`` gets the error."""
+    def end_for(self, error: Exception) -> None:
+        """End it because of a limit or fault: for the server. Unsent bytes are dropped; ``on_close`` gets the error."""
         self._teardown(error)
 
     def drain(self, up_to_bytes: int | None = None) -> None:
@@ -235,8 +255,8 @@ class Connection:
     # ------------------------------------------------------------------ the hot path: one recv, one feed, one send
 
     def _handle_readable(self) -> None:
-        # Budget: under 0.7 us of Python for a short message, beside some 5 us of kernel. The state is not looked at: whoever
-        # changes it to one that must not read changes the handler as well.
+        # Budget: under 0.7 us of Python for a short message, beside some 5 us of kernel. The state is not looked at:
+        # whoever changes it to one that must not read changes the handler as well.
         try:
             data = self._socket.recv(RECV_BYTES)
         except OSError as error:
@@ -277,8 +297,19 @@ class Connection:
                 self._teardown(None)  # reset, after all that we had to say was said
             return
         self.bytes_received += len(data)
-        if not data or self.bytes_received - self.activity > self.limits.linger_bytes:
+        if not data:
             self._teardown(None)
+        elif self.bytes_received - self.activity > self.limits.linger_bytes:
+            self._count_limit("linger-bytes")
+            self._teardown(None)
+
+    def _linger_timed_out(self) -> None:
+        self._count_limit("linger-timeout")
+        self._teardown(None)
+
+    def _count_limit(self, limit: str) -> None:
+        if self._limits_hit is not None:
+            self._limits_hit[limit] += 1
 
     def _set_pause(self, pause: int) -> None:
         if pause != self._pause:
@@ -349,6 +380,7 @@ class Connection:
         if unsent > self.limits.high_water_bytes:
             if not self._pause & _PAUSED_BY_HIGH_WATER:
                 self._pause |= _PAUSED_BY_HIGH_WATER
+                self._count_limit("high-water")
                 self._call(self.protocol.on_high_water)
         elif self._pause & _PAUSED_BY_HIGH_WATER and unsent <= self.limits.low_water_bytes:
             self._pause &= ~_PAUSED_BY_HIGH_WATER
@@ -372,7 +404,7 @@ class Connection:
         # From here on `activity` is where the count of dropped bytes began; the sweep leaves this state alone.
         self.activity = self.bytes_received
         self._update_interest()
-        self._linger_timer = self.loop.call_later(self.limits.linger_timeout_s, self._teardown, None)
+        self._linger_timer = self.loop.call_later(self.limits.linger_timeout_s, self._linger_timed_out)
 
     # ------------------------------------------------------------------ interest
 
@@ -430,7 +462,7 @@ class Connection:
         if self._state is _CLOSED:
             return
         self._state = _CLOSED
-        self._unsent = b""
+        self._unsent = _NOTHING_MORE
         if self._linger_timer is not None:
             self._linger_timer.cancel()
         self.loop.poller.watch(self._socket.fileno(), 0, self._flush)

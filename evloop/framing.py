@@ -2,8 +2,8 @@
 
 Theory of operation
 -------------------
-A chunk that arrives holds any number of whole lines and perhaps the beginning of another. The whole ones are cut in C by
-one ``bytes.split``. The unfinished one is held in a bytearray until its end arrives; only the new chunk is ever
+A chunk that arrives holds any number of whole lines and perhaps the beginning of another. The whole ones are cut in C
+by one ``bytes.split``. The unfinished one is held in a bytearray until its end arrives; only the new chunk is ever
 searched for the terminator, so a line that is dribbled byte by byte costs linear time.
 """
 

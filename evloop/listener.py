@@ -2,23 +2,26 @@
 
 Theory of operation
 -------------------
-A listening socket is registered like any other descriptor. Each time it is ready, up to ``accepts_per_pass`` connections
-are accepted: enough to keep up with a storm, few enough that those already served get their turn.
+A listening socket is registered like any other descriptor. Each time it is ready, up to ``accepts_per_pass``
+connections are accepted: enough to keep up with a storm, few enough that those already served get their turn.
 
-When the process is out of descriptors, accept fails and the connection stays in the kernel's queue, so the listener stays ready: a
-loop that only logged the error would spin and log for ever. So the listener takes itself out of the poller and comes
-back after a pause, or as soon as its server knows that a descriptor is free. Those who wait in the queue are served
-then; nobody is turned away. (The well-known spare descriptor, given up to accept and drop the client, would turn away
-someone whose turn may be 100 ms off. What must be turned away, the server's connection limit turns away, with a reason.)
+When the process is out of descriptors, accept fails and the connection stays in the kernel's queue, so the listener
+stays ready: a loop that only logged the error would spin and log for ever. So the listener takes itself out of the
+poller and comes back after a pause, or as soon as its server knows that a descriptor is free. Those who wait in the
+queue are served then; nobody is turned away. (The well-known spare descriptor, given up to accept and drop the
+client, would turn away someone whose turn may be 100 ms off. What must be turned away, the server's connection limit
+turns away, with a reason.)
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 
 # How long accepting rests when descriptors have run out. At ten tries a second the cost is not measurable.
 EXHAUSTED_PAUSE_S = 0.1
+
+# How often it is said, while that goes on: ten tries a second would be ten lines a second, for hours.
+WARN_EVERY_S = 60.0
 
 # Linux lets an accepted socket inherit these two from its listener: two system calls less for each connection.
 _INHERITS_OPTIONS = sys.platform == "linux"
@@ -121,11 +127,13 @@ class Listener:
         sock: a listening, non-blocking socket.
         accepts_per_pass: how many connections are accepted before others get their turn.
         on_accept: called with each new socket, non-blocking, its options set, and the peer's address. Owns it then.
+        limits_hit: where it is counted that a pass used up its accepts (``accepts-per-pass``), and that there was no
+            descriptor for a connection (``descriptors``).
 
     Attributes:
         address: where it really listens, as text.
         accept_errors: accepts that failed because of the connection that was to be accepted.
-        exhausted: how often descriptors ran out.
+        exhausted: how many tries failed because descriptors had run out.
     """
 
     def __init__(
@@ -134,6 +142,7 @@ class Listener:
         sock: socket.socket,
         accepts_per_pass: int,
         on_accept: Callable[[socket.socket, Any], None],
+        limits_hit: Counter[str] | None = None,
     ) -> None:
         self.address = peer_text(sock.getsockname())
         self.accept_errors = 0
@@ -142,6 +151,8 @@ class Listener:
         self._socket = sock
         self._budget = accepts_per_pass
         self._on_accept = on_accept
+        self._limits_hit: Counter[str] = Counter() if limits_hit is None else limits_hit
+        self._warn_again_at = -math.inf
         self._pause_timer: Timer | None = None
         self._closed = False
         loop.poller.register(sock.fileno(), READ, self._handle_acceptable)
@@ -152,7 +163,8 @@ class Listener:
         return self._socket
 
     def _handle_acceptable(self) -> None:
-        self.accept_up_to(self._budget)
+        if self.accept_up_to(self._budget):
+            self._limits_hit["accepts-per-pass"] += 1
 
     def accept_up_to(self, count: int) -> bool:
         """Accept at most ``count`` connections. False when there was none left to accept."""
@@ -182,10 +194,13 @@ class Listener:
 
     def _rest(self, error: OSError) -> None:
         self.exhausted += 1
+        self._limits_hit["descriptors"] += 1
         if self._pause_timer is None:
-            self._loop.log_limited(
-                logging.WARNING, "cannot accept on %s: %s; trying again", self.address, error.strerror or error
-            )
+            if self._loop.now >= self._warn_again_at:
+                self._warn_again_at = self._loop.now + WARN_EVERY_S
+                self._loop.log_limited(
+                    logging.WARNING, "cannot accept on %s: %s; trying again", self.address, error.strerror or error
+                )
             self._loop.poller.watch(self._socket.fileno(), 0, self._handle_acceptable)
             self._pause_timer = self._loop.call_later(EXHAUSTED_PAUSE_S, self.resume)
 

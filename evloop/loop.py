@@ -108,11 +108,12 @@ class EventLoop:
             self._stopping = False
 
     def stop(self) -> None:
-        """Make `run` return at the end of this pass. To be called in the loop's thread: from a callback or a signal's."""
+        """Make `run` return at the end of this pass. To be called in the loop's thread, e.g. from a callback."""
         self._stopping = True
 
     def _run_pass(self) -> None:
-        if self._calls or self._stopping:
+        # pending_writes: what a call or a timer of the last pass wrote, after that pass had sent its replies.
+        if self._calls or self.pending_writes or self._stopping:
             timeout_s: float | None = 0
         else:
             timeout_s = self._timers.next_due()
@@ -149,7 +150,8 @@ class EventLoop:
             self.log_exception(f"call of {getattr(callback, '__qualname__', callback)!s} raised", error)
 
     def close(self) -> None:
-        """Give back descriptors and signal handlers. Connections that are still open are not closed: close their server.
+        """Give back descriptors and signal handlers. Connections that are still open are not closed: close their
+        server.
 
         Raises:
             RuntimeError: the loop is running.

@@ -111,8 +111,8 @@ class LineProtocol(Protocol):
         for line in lines:
             reply = self.on_line(line)
             if reply:
-                # Written one by one, not joined and returned: on_line may write, too, and replies must keep their order.
-                # They leave in one send anyway.
+                # Written one by one, not joined and returned: on_line may write, too, and replies must keep their
+                # order. They leave in one send anyway.
                 connection.reply(reply)
             if connection.closing:
                 break

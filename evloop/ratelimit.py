@@ -23,9 +23,7 @@ class LimitedLogger:
         lines_per_s: how many pass.
     """
 
-    def __init__(
-        self, logger: logging.Logger, clock: Callable[[], float], lines_per_s: int = LINES_PER_S
-    ) -> None:
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float], lines_per_s: int = LINES_PER_S) -> None:
         self._logger = logger
         self._clock = clock
         self._limit = lines_per_s

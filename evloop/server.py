@@ -13,6 +13,7 @@ A sweep does at most `SWEEP_BATCH` connections in a pass, so that ten thousand o
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import socket
@@ -40,7 +41,8 @@ _SWEEP_FRACTION = 8
 _SWEEP_MAX_S = 1.0
 _SWEEP_MIN_S = 0.01
 
-# Clients over the limit that are being told so, at the same time. Beyond it they are just closed: each needs a descriptor.
+# Clients over the limit that are being told so, at the same time. Beyond it they are just closed: each needs a
+# descriptor.
 _MAX_REFUSALS = 16
 
 
@@ -51,6 +53,7 @@ class ServerStats:
     accepted: int = 0
     closed: int = 0
     failed: int = 0  # closed because of an error, limits included
+    probes: int = 0  # closed without having sent a byte: health checks, port scans
     bytes_received: int = 0  # of closed connections; `Server.totals` adds those that are open
     bytes_sent: int = 0
     limits: Counter[str] = field(default_factory=Counter)
@@ -148,7 +151,7 @@ class Server:
             ListenError: in one line, what happened and what to do.
         """
         added = [
-            Listener(self.loop, sock, self.limits.accepts_per_pass, self._accepted)
+            Listener(self.loop, sock, self.limits.accepts_per_pass, self._accepted, self.stats.limits)
             for sock in open_listeners(host, port, self.limits.backlog)
         ]
         self.listeners += added
@@ -157,7 +160,8 @@ class Server:
     def drain(self, on_stopped: Callable[[], object] | None = None) -> None:
         """Stop in order: answer everything that has reached this machine, flush, close.
 
-        That includes connections that still wait in the kernel's queue. What is left after ``drain_timeout_s`` is aborted.
+        That includes connections that still wait in the kernel's queue. What is left after ``drain_timeout_s`` is
+        aborted.
 
         Args:
             on_stopped: called once, when the last connection is closed.
@@ -167,8 +171,9 @@ class Server:
         self.stopping = True
         self._on_stopped = on_stopped
         for listener in self.listeners:
-            while not listener.resting and listener.accept_up_to(self.limits.accepts_per_pass):
-                pass
+            # Not until there is none left: in a storm there always is one more. No more than these can have waited.
+            if not listener.resting:
+                listener.accept_up_to(self.limits.backlog + 1)
             listener.close()
         for connection in list(self.connections):
             connection.drain()
@@ -227,8 +232,10 @@ class Server:
                 return
             self._by_address[address[0]] += 1
         self.stats.accepted += 1
+        forget, limits_hit = self._forget_connection, self.stats.limits
         try:
             protocol = self._protocol_factory()
+            connection = Connection(self.loop, sock, peer_text(address), protocol, limits, forget, limits_hit)
         except Exception as error:
             self.loop.log_exception(f"connection {peer_text(address)} closed: its protocol could not be made", error)
             self._release_address(address[0])
@@ -236,7 +243,6 @@ class Server:
             self.stats.closed += 1
             sock.close()
             return
-        connection = Connection(self.loop, sock, peer_text(address), protocol, limits, self._forget_connection)
         self.connections.add(connection)
         try:
             connection.open()
@@ -250,6 +256,10 @@ class Server:
         self.stats.limits[limit] += 1
         self.loop.log_limited(logging.WARNING, "connection %s refused: %s limit %d", peer_text(address), limit, number)
         if len(self._refused) >= _MAX_REFUSALS:
+            # No descriptor can be spared until it has read this; that it does is likely, not certain.
+            with contextlib.suppress(OSError):
+                sock.send(self._refusal(limit, number))
+                sock.shutdown(socket.SHUT_WR)
             sock.close()
             return
         connection = Connection(self.loop, sock, peer_text(address), Protocol(), self.limits, self._forget_refused)
@@ -279,6 +289,8 @@ class Server:
         stats.closed += 1
         stats.bytes_received += connection.bytes_received
         stats.bytes_sent += connection.bytes_sent
+        if not connection.bytes_received:
+            stats.probes += 1
         if error is not None:
             stats.failed += 1
             if isinstance(error, LimitError):
@@ -318,7 +330,12 @@ class Server:
     def _check_stalls(self, connection: Connection, now: float) -> None:
         message_s = self.limits.message_timeout_s
         if message_s is not None:
-            message = connection.protocol.message_in_progress()
+            try:
+                message = connection.protocol.message_in_progress()
+            except Exception as error:
+                self.loop.log_exception(f"connection {connection.peer} aborted: its protocol raised", error)
+                connection.end_for(error)
+                return
             if self._slow_messages.unchanged_s(connection, message, now) >= message_s:
                 connection.end_for(LimitError("message-timeout", f"message not complete in {message_s:g} s"))
                 return

@@ -32,11 +32,9 @@ class Timer:
         when: the moment it is due, in seconds of the clock its creator uses.
     """
 
-    __slots__ = ("when", "callback", "args", "_queue")
+    __slots__ = ("_queue", "args", "callback", "when")
 
-    def __init__(
-        self, when: float, callback: Callable[..., object], args: tuple[Any, ...], queue: TimerQueue
-    ) -> None:
+    def __init__(self, when: float, callback: Callable[..., object], args: tuple[Any, ...], queue: TimerQueue) -> None:
         self.when = when
         self.callback: Callable[..., object] | None = callback
         self.args = args
@@ -62,7 +60,7 @@ class Timer:
 class TimerQueue:
     """Timers in the order they are due."""
 
-    __slots__ = ("_heap", "_sequence", "_cancelled")
+    __slots__ = ("_cancelled", "_heap", "_sequence")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []

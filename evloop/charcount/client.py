@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-A client that writes all its messages and then reads all the replies works in every test and hangs in real life: once the
-buffers of both kernels are full of replies nobody reads, the server stops reading, and the client's send never returns.
-So `Wire` never waits for one direction only: while it has something to send it also takes what comes in. All else here
-is built on it, with a bounded number of messages in flight.
+A client that writes all its messages and then reads all the replies works in every test and hangs in real life: once
+the buffers of both kernels are full of replies nobody reads, the server stops reading, and the client's send never
+returns. So `Wire` never waits for one direction only: while it has something to send it also takes what comes in. All
+else here is built on it, with a bounded number of messages in flight.
 """
 
 from __future__ import annotations
@@ -221,9 +221,9 @@ class CharCountClient:
     def count_many(self, texts: Iterable[str | bytes]) -> Iterator[int]:
         """The counts of many messages, in order, sent without waiting for each reply.
 
-        Lazy both ways: takes ``texts`` as it goes, some thousands ahead of what it has yielded at most, and holds no more
-        than that. When it ends early, by an error or because the caller stops, it first waits for the replies that are
-        still due, so the connection can be used again.
+        Lazy both ways: takes ``texts`` as it goes, some thousands ahead of what it has yielded at most, and holds no
+        more than that. When it ends early, by an error or because the caller stops, it first waits for the replies
+        that are still due, so the connection can be used again.
 
         Raises:
             RuntimeError: another `count_many` of this client has not ended.

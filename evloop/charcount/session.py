@@ -2,14 +2,15 @@
 
 Theory of operation
 -------------------
-``feed`` is given whatever one recv returned and returns what is to be sent. Nearly every chunk is one whole message, or a batch
-of whole messages, of valid text and of ordinary size; those are answered by the short paths, where C does the work: a
-chunk is cut by one ``split``, measured by ``map(len, ...)``, and the replies are looked up ready-made. Whatever is
-special (a message cut in two, invalid text, a message over the limit) takes the long path, one message at a time.
+``feed`` is given whatever one recv returned and returns what is to be sent. Nearly every chunk is one whole message,
+or a batch of whole messages, of valid text and of ordinary size; those are answered by the short paths, where C does
+the work: a chunk is cut by one ``split``, measured by ``map(len, ...)``, and the replies are looked up ready-made.
+Whatever is special (a message cut in two, invalid text, a message over the limit) takes the long path, one message at
+a time.
 
-A message that has begun is never held: a `Utf8Counter` keeps its count, its size and at most three bytes. So a message may be of
-any length, and there need not be a limit. The one byte of look-ahead that the protocol asks for, the CR that belongs
-to the terminator if LF follows, is a flag.
+A message that has begun is never held: a `Utf8Counter` keeps its count, its size and at most three bytes. So a
+message may be of any length, and there need not be a limit. The one byte of look-ahead that the protocol asks for,
+the CR that belongs to the terminator if LF follows, is a flag.
 
 What decides between two errors is the message, never how it was cut: too long comes before invalid.
 """
@@ -49,8 +50,9 @@ class Replies(dict[int, bytes]):
     def __init__(self, template: str = DEFAULT_TEMPLATE, end: str = "\n") -> None:
         super().__init__()
         try:
-            samples = {count: template.format(count=count) for count in (0, 7, 12345)}
-        except (LookupError, ValueError, AttributeError, TypeError) as error:
+            # The last ones are for {count:c}, the character of that number: not all are one.
+            samples = {count: template.format(count=count) for count in (0, 7, 12345, 2**31 - 1, 2**40)}
+        except (LookupError, ValueError, AttributeError, TypeError, OverflowError) as error:
             raise TemplateError(f"cannot use {template!r}: {type(error).__name__}: {error}") from None
         if len(set(samples.values())) < len(samples):
             raise TemplateError(f"{template!r} does not contain {{count}}")
@@ -97,8 +99,8 @@ class LineSession:
 
     def feed(self, data: bytes) -> bytes:
         """Answer what ends in ``data``: the replies in order, joined; empty when no message ends in it."""
-        # Budget: 0.15 us for one short message, 0.03 us for each of a batch. The common case first: nothing is pending and the
-        # chunk is one whole message.
+        # Budget: 0.15 us for one short message, 0.03 us for each of a batch. The common case first: nothing is
+        # pending and the chunk is one whole message.
         if self._counter is None:
             end = data.find(b"\n") + 1
             if 0 < end <= self._limit and end == len(data):

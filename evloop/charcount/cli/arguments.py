@@ -1,8 +1,47 @@
-"""Types of command-line arguments that both commands have."""
+"""What the command lines of both commands have in common."""
 
 from __future__ import annotations
 
 import argparse
+from typing import NoReturn
+
+from evloop._version import __version__
+
+EXIT_USAGE = 2
+
+# Wide enough that each option and its help stand side by side in a terminal of 80 columns.
+_HELP_COLUMN = 30
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser whose usage errors are one line, and whose options must be spelled out.
+
+    Args:
+        command: the command's name.
+        usage: its arguments in short, after the name.
+        description, epilog: above and below the list of options.
+    """
+
+    def __init__(self, command: str, usage: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=command,
+            usage=f"%(prog)s {usage}",
+            description=description,
+            epilog=epilog,
+            # A script that says --max must not change its meaning when there is a second option of that beginning.
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=_HELP_COLUMN),
+        )
+        self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+
+    def error(self, message: str) -> NoReturn:
+        """End the process: one line on stderr, exit status 2."""
+        self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+
+
+def one_line(text: str) -> str:
+    """``text`` with line breaks and other control characters shown as escapes."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def port_number(text: str) -> int:

@@ -34,7 +34,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="charcount-server",
         description="Answer each message with its number of characters.",
-        epilog="Exit status: 0 stopped by a signal, 1 stopped with connections aborted, 2 wrong usage, 3 cannot listen.",
+        epilog="Exit status: 0 stopped by a signal, 1 stopped with connections aborted, 2 wrong usage, "
+        "3 cannot listen.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     where = parser.add_argument_group("where it listens")
@@ -79,9 +80,17 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="served at the same time (default: %(default)s)",
     )
+    limits.add_argument(
+        "--max-connections-per-address",
+        type=_count,
+        default=_DEFAULTS.max_connections_per_address,
+        metavar="N",
+        help="of those, from one address (default: no such limit)",
+    )
     for flag, default, text in (
         ("--idle-timeout", _DEFAULTS.idle_timeout_s, "without a byte in either direction"),
         ("--message-timeout", _DEFAULTS.message_timeout_s, "for a message that has begun to be complete"),
+        ("--write-timeout", _DEFAULTS.write_timeout_s, "in which the client reads not one byte of what waits for it"),
         ("--drain-timeout", _DEFAULTS.drain_timeout_s, "to finish when stopped, before what is left is aborted"),
     ):
         limits.add_argument(
@@ -109,8 +118,10 @@ def parse_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
         limits=Limits(
             backlog=args.backlog,
             max_connections=args.max_connections,
+            max_connections_per_address=args.max_connections_per_address,
             idle_timeout_s=args.idle_timeout or None,
             message_timeout_s=args.message_timeout or None,
+            write_timeout_s=args.write_timeout or None,
             drain_timeout_s=args.drain_timeout,
         ),
     )
@@ -126,9 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
     settings = parse_settings(parser, args)
-    logging.basicConfig(
-        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.raiseExceptions = False  # a log that can't be written must not stop the service
     raise_descriptor_limit(settings.limits.max_connections)
     with EventLoop() as loop:
@@ -146,7 +155,5 @@ def main(argv: list[str] | None = None) -> int:
         loop.run()
     stats = server.stats
     received, sent = server.totals()
-    logging.getLogger("charcount").info(
-        "stopped: connections=%d received=%d sent=%d", stats.accepted, received, sent
-    )
+    logging.getLogger("charcount").info("stopped: connections=%d received=%d sent=%d", stats.accepted, received, sent)
     return EXIT_ABORTED if server.aborted else EXIT_OK
