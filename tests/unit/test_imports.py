@@ -1,0 +1,149 @@
+"""What imports what: the layers of the project are a promise, and this holds it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Each module imports from those above it only. A package that ends in a dot stands for all its modules.
+ORDER = [
+    "evloop._version",
+    "evloop.errors",
+    "evloop.timers",
+    "evloop.buffers",
+    "evloop.framing",
+    "evloop.ratelimit",
+    "evloop.limits",
+    "evloop.poller",
+    "evloop.protocol",
+    "evloop.descriptors",
+    "evloop.connection",
+    "evloop.connector",
+    "evloop.loop",
+    "evloop.listener",
+    "evloop.server",
+    "evloop.charcount.counting",
+    "evloop.charcount.session",
+    "evloop.charcount.server",
+    "evloop.charcount.client",
+    "evloop.charcount.cli.arguments",
+    "evloop.charcount.cli.",
+]
+
+# Tested without I/O, and run unchanged under other event loops.
+SANS_IO = [
+    "evloop.errors",
+    "evloop.timers",
+    "evloop.buffers",
+    "evloop.framing",
+    "evloop.charcount.counting",
+    "evloop.charcount.session",
+]
+IO_MODULES = {"socket", "_socket", "select", "selectors", "ssl", "asyncio"}
+
+
+def rank(module: str) -> int:
+    for number, name in enumerate(ORDER):
+        if module == name or (name.endswith(".") and module.startswith(name)):
+            return number
+    raise AssertionError(f"{module} has no place in the order of imports: give it one")
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted((ROOT / "evloop").rglob("*.py")):
+        if path.name != "__init__.py":
+            found[".".join(path.relative_to(ROOT).with_suffix("").parts)] = path
+    return found
+
+
+def is_type_checking(test: ast.expr) -> bool:
+    return ast.unparse(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """What a module imports when it runs, at its top or inside a function, as full names."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute here"
+            assert node.module is not None
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in modules() else node.module)
+        elif isinstance(node, ast.If) and is_type_checking(node.test):
+            for child in node.orelse:
+                visit(child)
+            return
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(modules()[module].read_text(encoding="utf-8")))
+    return frozenset(found)
+
+
+def imports_of_imports(module: str) -> set[str]:
+    reached: set[str] = set()
+    waiting = [module]
+    while waiting:
+        for name in imports(waiting.pop()):
+            if name not in reached:
+                reached.add(name)
+                if name in modules():
+                    waiting.append(name)
+    return reached
+
+
+def test_the_modules_are_found():
+    assert {"evloop.loop", "evloop.charcount.session", "evloop.charcount.cli.server"} <= set(modules())
+    assert "evloop.buffers" in imports("evloop.connection")
+    assert "socket" in imports_of_imports("evloop.server")
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_down_only(module):
+    for name in imports(module):
+        if name.split(".")[0] == "evloop":
+            assert name in modules(), (
+                f"{module} imports the package {name}: import the module that defines what it needs"
+            )
+            last = rank(name) == rank(module) == len(ORDER) - 1
+            assert rank(name) < rank(module) or last, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_nothing_outside_the_standard_library_is_imported(module):
+    outside = {name.split(".")[0] for name in imports(module)} - sys.stdlib_module_names - {"evloop"}
+    assert not outside
+
+
+@pytest.mark.parametrize("module", SANS_IO)
+def test_sans_io_modules_import_no_io(module):
+    reached = imports_of_imports(module)
+    assert not reached & IO_MODULES
+    # Nor do the parts of the standard library that they import.
+    standard = sorted(name for name in reached if name.split(".")[0] != "evloop")
+    code = f"import sys, {', '.join(standard)}; print(sorted(set(sys.modules) & {IO_MODULES!r}))"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["evloop", "evloop.charcount.cli.server"])
+def test_start_up_imports_nothing_heavy(module):
+    heavy = {"asyncio", "ssl", "concurrent.futures", "multiprocessing", "http", "email", "unittest"}
+    code = f"import sys, {module}; print(sorted(set(sys.modules) & {heavy!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.strip() == "[]"

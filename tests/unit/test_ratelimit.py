@@ -1,0 +1,111 @@
+"""The limited logger, with a clock that the test sets."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evloop.ratelimit import LimitedLogger
+
+
+class Lines(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+class Bench:
+    """A limited logger, its clock, and what came out of it."""
+
+    def __init__(self, lines_per_s: int = 3, level: int = logging.INFO) -> None:
+        self.now = 1000.0
+        self.readings = 0
+        logger = logging.Logger("test", level)
+        handler = Lines()
+        logger.addHandler(handler)
+        self.lines = handler.lines
+        self.limited = LimitedLogger(logger, self.clock, lines_per_s)
+
+    def clock(self) -> float:
+        self.readings += 1
+        return self.now
+
+
+def test_lines_pass_up_to_the_limit_and_the_next_second_says_how_many_did_not():
+    bench = Bench(lines_per_s=3)
+    for number in range(10):
+        bench.limited.log(logging.INFO, "line %d", number)
+    assert bench.lines == ["line 0", "line 1", "line 2"]
+    bench.now += 0.999
+    bench.limited.log(logging.INFO, "still too early")
+    assert len(bench.lines) == 3
+    bench.now += 0.001
+    bench.limited.log(logging.INFO, "again")
+    assert bench.lines[3:] == ["8 lines like these left out", "again"]
+
+
+def test_nothing_is_said_of_left_out_lines_when_there_are_none():
+    bench = Bench(lines_per_s=2)
+    for _ in range(6):
+        bench.limited.log(logging.INFO, "line")
+        bench.now += 0.5
+    assert bench.lines == ["line"] * 6
+
+
+def test_flush_says_how_many_were_left_out_once():
+    bench = Bench(lines_per_s=1)
+    for _ in range(4):
+        bench.limited.log(logging.INFO, "line")
+    bench.limited.flush()
+    bench.limited.flush()
+    assert bench.lines == ["line", "3 lines like these left out"]
+
+
+def test_lines_below_the_level_are_neither_logged_nor_counted():
+    bench = Bench(lines_per_s=1, level=logging.WARNING)
+    for _ in range(4):
+        bench.limited.log(logging.INFO, "line")
+    bench.limited.log(logging.WARNING, "warning")
+    bench.limited.flush()
+    assert bench.lines == ["warning"]
+
+
+def test_the_traceback_is_passed_on():
+    records = []
+    bench = Bench()
+    bench.limited._logger.addFilter(lambda record: records.append(record) or True)
+    error = ValueError("x")
+    bench.limited.log(logging.ERROR, "failed", exc_info=error)
+    assert records[0].exc_info[1] is error
+
+
+@pytest.mark.parametrize("lines_per_s", [1, 20])
+def test_a_flood_costs_one_clock_reading_a_line(lines_per_s):
+    bench = Bench(lines_per_s=lines_per_s)
+    for _ in range(1000):
+        bench.limited.log(logging.INFO, "line")
+    assert bench.readings <= 1001
+
+
+@given(st.lists(st.floats(0, 2), max_size=100), st.integers(1, 5))
+def test_each_line_passes_or_is_counted_and_no_window_has_too_many(pauses: list[float], lines_per_s: int):
+    bench = Bench(lines_per_s=lines_per_s)
+    passed_at: list[float] = []
+    for pause in pauses:
+        bench.now += pause
+        before = len(bench.lines)
+        bench.limited.log(logging.INFO, "line")
+        passed_at += [bench.now] * bench.lines[before:].count("line")
+    bench.limited.flush()
+    left_out = sum(int(match[1]) for line in bench.lines if (match := re.match(r"(\d+) lines like these", line)))
+    assert len(passed_at) + left_out == len(pauses)
+    # Windows follow one another: a second can touch two of them.
+    for moment in passed_at:
+        assert sum(moment <= other < moment + 1 for other in passed_at) <= 2 * lines_per_s
