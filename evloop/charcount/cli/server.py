@@ -82,7 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     limits.add_argument(
         "--max-connections-per-address",
-        type=_count,
+        type=positive_number,
         default=_DEFAULTS.max_connections_per_address,
         metavar="N",
         help="of those, from one address (default: no such limit)",

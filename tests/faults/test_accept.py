@@ -1,0 +1,345 @@
+"""Accepting: behaviours 1 to 7 of docs/reliability.md."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+
+import pytest
+
+from evloop import EventLoop, Limits, Protocol, Server
+from evloop.listener import Listener
+from faults.faultysocket import FaultyListener
+from faults.processes import SPINNING
+from harness import DEADLINE_S, Client, recorder, small_limits, wait_until
+
+
+class Echo(Protocol):
+    def on_data(self, data: bytes) -> bytes:
+        return data
+
+
+# ---------------------------------------------------------------------- 1
+
+
+def test_01_out_of_descriptors_survives_and_stays_idle(spawn):
+    server = spawn("--max-connections", "200")
+    first = server.connect()
+    assert first.ask(b"abc\n", 2) == b"3\n"
+    # Now, and not before: at its start the server would have lowered its connection limit, and never run out.
+    used = server.descriptors()
+    server.psutil.rlimit(_nofile(), (used + 5, used + 5))
+
+    clients = [server.connect() for _ in range(20)]
+    for client in clients:
+        client.send(b"hello\n")
+    server.wait_for_log("cannot accept on")
+
+    assert server.cpu_share() < SPINNING
+    assert first.ask(b"four\n", 2) == b"4\n"
+    served = [client for client in clients if not client.receives_nothing(0.01)]
+    assert len(served) == 5
+    # One line for the whole time, not one for each try.
+    assert server.log.count("cannot accept on") == 1
+
+    waiting = [client for client in clients if client not in served]
+    for client in served:
+        assert client.receive_exactly(2) == b"5\n"
+        client.close()
+    # Each that closes makes room for one that waits: all get their turn, none was turned away.
+    for client in waiting:
+        assert client.receive_exactly(2) == b"5\n"
+        client.close()
+    assert "Traceback" not in server.log
+
+
+def _nofile() -> int:
+    resource = pytest.importorskip("resource")
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("the limits of another process can't be changed on this system")
+    return resource.RLIMIT_NOFILE
+
+
+def test_01_out_of_descriptors_started_with_a_low_limit(spawn):
+    # The limit of connections is lowered so that descriptors can't run out: 64 less 32 in reserve.
+    server = spawn("--max-connections", "1000", soft_descriptors=64, hard_descriptors=64)
+    clients = [server.connect() for _ in range(32)]
+    assert [client.ask(b"a\n", 2) for client in clients] == [b"1\n"] * 32
+    assert server.connect().receive_rest() == b"ERR too-many-connections limit 32\n"
+    assert "cannot accept" not in server.log
+
+
+@pytest.mark.parametrize("name", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
+def test_01_out_of_descriptors_each_errno_pauses_the_listener(name, loop, logged):
+    logged.expect("cannot accept on")
+    faulty = FaultyListener(errno.__dict__[name], times=3)
+    accepted: list[socket.socket] = []
+    listener = Listener(loop, faulty, 10, lambda sock, address: accepted.append(sock))
+    with Client(faulty.getsockname()):
+        loop.call_later(0.05, loop.stop)
+        loop.run()
+        assert listener.resting
+        assert (listener.exhausted, faulty.accepts) == (1, 1)
+        while not accepted:
+            loop.call_later(0.05, loop.stop)
+            loop.run()
+    # Three tries failed and one succeeded, 0.1 s apart; that is not a busy loop.
+    assert listener.exhausted == 3
+    assert not listener.resting
+    listener.close()
+    accepted[0].close()
+
+
+# ---------------------------------------------------------------------- 2
+
+
+@pytest.mark.parametrize("name", ["ECONNABORTED", "EINTR", "EPROTO", "ENETDOWN", "EHOSTUNREACH", "EPERM"])
+def test_02_accept_errors_of_one_connection_are_like_eagain(name, loop):
+    faulty = FaultyListener(errno.__dict__[name], times=2)
+    accepted: list[socket.socket] = []
+    listener = Listener(loop, faulty, 10, lambda sock, address: accepted.append(sock))
+    with Client(faulty.getsockname()):
+        while not accepted:
+            loop.call_later(0.05, loop.stop)
+            loop.run()
+    assert listener.accept_errors == 2
+    assert not listener.resting
+    listener.close()
+    accepted[0].close()
+
+
+# ---------------------------------------------------------------------- 3
+
+
+def test_03_peer_that_resets_before_first_use_costs_only_itself(spawn):
+    server = spawn()
+    client = server.connect()
+    server.stop()  # so that all of it happens before the server can accept
+    for number in range(100):
+        early = server.connect()
+        if number % 2:
+            early.send(b"never read\n")
+        early.reset()
+    server.resume()
+    assert client.ask(b"abc\n", 2) == b"3\n"
+    assert server.connect().ask(b"abcd\n", 2) == b"4\n"
+    assert server.cpu_share() < SPINNING
+    assert "Traceback" not in server.log
+    assert "WARNING" not in server.log
+
+
+# ---------------------------------------------------------------------- 4
+
+
+def test_04_accepts_per_pass_are_bounded(start):
+    passes_of_accepts: list[int] = []
+
+    class CountsPasses(Protocol):
+        def on_connect(self) -> None:
+            passes_of_accepts.append(self.connection.loop.now)  # the same for all of one pass
+
+    server = start(CountsPasses, small_limits(accepts_per_pass=8, backlog=200))
+    blocked, go_on = threading.Event(), threading.Event()
+
+    def block() -> None:
+        blocked.set()
+        go_on.wait(DEADLINE_S)
+
+    server.loop.call_soon_threadsafe(block)
+    assert blocked.wait(DEADLINE_S)
+    for _ in range(60):
+        server.connect()
+    go_on.set()
+    wait_until(lambda: len(passes_of_accepts) == 60, "all accepted")
+    most = max(passes_of_accepts.count(moment) for moment in set(passes_of_accepts))
+    assert most == 8
+    # 60 waited: seven times there were more than the budget allowed.
+    assert server.limit_hits("accepts-per-pass") == 7
+
+
+def test_04_connect_storm_does_not_starve_those_served(spawn):
+    server = spawn("--log-level", "error")
+    client = server.connect()
+    storm_over = threading.Event()
+    stormed = [0, 0]
+
+    def storm(number: int) -> None:
+        while not storm_over.is_set():
+            with Client(server.address) as one:
+                one.reset()
+            stormed[number] += 1
+
+    threads = [threading.Thread(target=storm, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: min(stormed) > 20, "a storm")
+        before = sum(stormed)
+        for _ in range(200):
+            assert client.ask(b"abc\n", 2) == b"3\n"
+        wait_until(lambda: sum(stormed) > before + 20, "the storm goes on")
+    finally:
+        storm_over.set()
+        for thread in threads:
+            thread.join(DEADLINE_S)
+
+
+# ---------------------------------------------------------------------- 5
+
+
+def test_05_connection_over_the_cap_gets_an_error_line_and_is_counted(start, logged):
+    logged.expect("refused: too-many-connections limit 3")
+    logged.allow("left out")
+    server = start(Echo, small_limits(max_connections=3))
+    clients = [server.connect() for _ in range(3)]
+    for client in clients:
+        assert client.ask(b"x", 1) == b"x"
+    for _ in range(40):  # more than are told so at the same time with time to spare
+        extra = server.connect()
+        assert extra.receive_rest() == b"ERR too-many-connections limit 3\n"
+    assert server.limit_hits("too-many-connections") == 40
+    # Capacity recovers as soon as one leaves.
+    clients[0].close()
+    wait_until(lambda: len(server.connections()) == 2, "one left")
+    assert server.connect().ask(b"y", 1) == b"y"
+
+
+def test_05_connection_over_the_cap_line_survives_unread_input(start, logged):
+    logged.expect("refused: too-many-connections limit 1")
+    server = start(Echo, small_limits(max_connections=1))
+    server.connect()
+    wait_until(server.connections, "the one that fits")
+    for _ in range(5):
+        extra = server.connect()
+        extra.send(b"x" * 100_000)  # a reset would destroy the line on its way
+        assert extra.receive_rest() == b"ERR too-many-connections limit 1\n"
+
+
+def test_05_connection_over_the_cap_storm_of_refusals_costs_no_descriptors(start, logged):
+    logged.allow("refused: too-many-connections limit 2|left out")
+    server = start(Echo, small_limits(max_connections=2, backlog=200, linger_timeout_s=30))
+    clients = [server.connect() for _ in range(2)]
+    wait_until(lambda: len(server.connections()) == 2, "two")
+    watched = server.call(lambda: len(server.loop.poller.handlers))
+    # They never close: each that is told with time to spare keeps its descriptor meanwhile, so those are limited.
+    extras = [server.connect() for _ in range(100)]
+    for extra in extras:
+        assert extra.receive_line() == b"ERR too-many-connections limit 2\n"
+    assert server.limit_hits("too-many-connections") == 100
+    assert server.call(lambda: len(server.loop.poller.handlers)) - watched <= 16
+    assert clients[0].ask(b"x", 1) == b"x"
+
+
+def test_05_connection_cap_per_address(start, logged):
+    logged.expect("refused: too-many-connections-from-address limit 2")
+    server = start(Echo, small_limits(max_connections=10, max_connections_per_address=2))
+    clients = [server.connect() for _ in range(2)]
+    for client in clients:
+        assert client.ask(b"x", 1) == b"x"
+    assert server.connect().receive_rest() == b"ERR too-many-connections-from-address limit 2\n"
+    assert server.limit_hits("too-many-connections-from-address") == 1
+    with Client(server.address, source=("127.0.0.2", 0)) as elsewhere:
+        assert elsewhere.ask(b"y", 1) == b"y"
+    clients[0].close()
+    wait_until(lambda: len(server.connections()) == 1, "one left")
+    assert server.connect().ask(b"z", 1) == b"z"
+    clients[1].close()
+
+
+def test_05_connection_cap_per_address_on_the_command_line(spawn):
+    server = spawn("--max-connections-per-address", "1")
+    assert server.connect().ask(b"abc\n", 2) == b"3\n"
+    assert server.connect().receive_rest() == b"ERR too-many-connections-from-address limit 1\n"
+
+
+def test_05_connection_cap_is_clamped_to_the_descriptor_limit_and_says_so(spawn):
+    server = spawn("--max-connections", "1000", soft_descriptors=64, hard_descriptors=100)
+    # The soft limit was raised to the hard one; 32 are kept for the server itself.
+    assert server.psutil.rlimit(_nofile())[0] == 100
+    assert (
+        "at most 68 connections, not 1000: the descriptor limit allows no more (raise it with ulimit -n)" in server.log
+    )
+
+
+# ---------------------------------------------------------------------- 6
+
+
+def test_06_backlog_is_deep(spawn):
+    server = spawn("--log-level", "error")
+    server.stop()
+    # A server that is busy for a moment turns nobody away: all these wait in the kernel.
+    clients = [server.connect() for _ in range(1000)]
+    for client in clients:
+        client.send(b"abc\n")
+    server.resume()
+    assert {client.receive_exactly(2) for client in clients} == {b"3\n"}
+
+
+def test_06_backlog_is_configurable(spawn):
+    server = spawn("--backlog", "5")
+    server.stop()
+    pending = []
+    try:
+        for _ in range(20):
+            sock = socket.socket()
+            sock.settimeout(0.05)
+            pending.append(sock)
+            try:
+                sock.connect(server.address)
+            except TimeoutError:
+                break
+        # The kernel lets in one more than asked for.
+        assert len(pending) - 1 == 6
+    finally:
+        for sock in pending:
+            sock.close()
+
+
+# ---------------------------------------------------------------------- 7
+
+
+def test_07_connect_and_close_probes_leave_no_trace(spawn):
+    process = spawn("--log-level", "warning")
+    said_at_start = process.log
+    for number in range(100):
+        probe = process.connect()
+        if number % 2:
+            probe.close()
+        else:
+            probe.reset()
+    assert process.connect().ask(b"abc\n", 2) == b"3\n"
+    wait_until(lambda: len(process.psutil.net_connections()) <= 2, "probes are gone")
+    assert process.log == said_at_start
+
+
+def test_07_connect_and_close_probes_are_counted(start):
+    server = start(recorder())
+    for number in range(10):
+        probe = server.connect()
+        if number % 2:
+            probe.close()
+        else:
+            probe.reset()
+    user = server.connect()
+    user.send(b"x")
+    user.close()
+    wait_until(lambda: server.server.stats.closed == 11, "all closed")
+    assert server.server.stats.probes == 10
+    assert server.server.stats.failed <= 5  # a reset is told to on_close; the other five ended in order
+
+
+def test_07_probes_are_not_logged_above_debug_by_the_library(start, caplog):
+    caplog.set_level("DEBUG")
+    server = start(Echo)
+    server.connect().reset()
+    server.connect().close()
+    wait_until(lambda: server.server.stats.closed == 2, "both closed")
+    assert {record.levelname for record in caplog.records} <= {"DEBUG"}
+
+
+def test_default_limits_are_what_the_documentation_says():
+    limits = Limits()
+    assert (limits.backlog, limits.accepts_per_pass, limits.max_connections) == (4096, 64, 10000)
+    with EventLoop() as loop:
+        assert Server(loop, Echo).max_connections <= 10000
