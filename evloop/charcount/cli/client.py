@@ -14,8 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from evloop._version import __version__
-from evloop.charcount.cli.arguments import port_number, seconds
+from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser, port_number, seconds
 from evloop.charcount.client import (
     DEFAULT_HOST,
     DEFAULT_PORT,
@@ -31,7 +30,6 @@ from evloop.errors import ConnectError
 
 EXIT_OK = 0
 EXIT_SERVER_ERROR = 1
-EXIT_USAGE = 2
 EXIT_CANNOT_CONNECT = 3
 EXIT_TIMEOUT = 4
 EXIT_INTERRUPTED = 130
@@ -213,15 +211,18 @@ def piped_lines() -> Iterator[bytes]:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of ``charcount-client``."""
-    parser = argparse.ArgumentParser(
-        prog="charcount-client",
+    parser = CommandParser(
+        "charcount-client",
+        usage="[OPTION ...] [TEXT ...]",
         description="Send messages to a charcount-server and show the number of characters of each.",
         epilog="Without TEXT, each line of input is a message. Exit status: 0 fine, 1 the server answered an error, "
         "2 wrong usage, 3 cannot connect or connection lost, 4 no answer in time, 130 interrupted.",
     )
     parser.add_argument("text", nargs="*", metavar="TEXT", help="a message (put -- before one that begins with -)")
     parser.add_argument("--host", default=DEFAULT_HOST, help="the server's name or address (default: %(default)s)")
-    parser.add_argument("--port", "-p", type=port_number, default=DEFAULT_PORT, help="(default: %(default)s)")
+    parser.add_argument(
+        "-p", "--port", type=port_number, default=DEFAULT_PORT, help="the server's port (default: %(default)s)"
+    )
     parser.add_argument(
         "--timeout",
         type=seconds,
@@ -232,7 +233,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classic", action="store_true", help="the lab exercise's exchange: no line ends, a reply is shown as it came"
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
@@ -265,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.timeout == 0:
         parser.error("argument --timeout: give more than 0 seconds")
     if args.port == 0:
-        parser.error("argument --port/-p: give the port the server listens on")
+        parser.error("argument -p/--port: give the port the server listens on")
     messages = []
     for number, text in enumerate(args.text, 1):
         try:

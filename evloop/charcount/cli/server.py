@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
 import sys
 
-from evloop._version import __version__
-from evloop.charcount.cli.arguments import port_number, positive_number, seconds
+from evloop.charcount.cli.arguments import CommandParser, port_number, positive_number, seconds
 from evloop.charcount.server import DEFAULT_PORT, CharCountServer, ServiceSettings
 from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE, TemplateError
 from evloop.descriptors import raise_descriptor_limit
@@ -19,29 +19,31 @@ from evloop.server import stop_on_signals
 
 EXIT_OK = 0
 EXIT_ABORTED = 1
-EXIT_USAGE = 2
 EXIT_CANNOT_LISTEN = 3
 
 _DEFAULTS = Limits()
 
 
-def _or_off(value: float | None) -> str:
-    return "off" if value is None else f"{value:g}"
+def say(text: str) -> None:
+    """One line on stderr, if that can be written: nobody needs to read it for the server to serve."""
+    if sys.stderr is not None:  # else print would take stdout
+        with contextlib.suppress(OSError):
+            print(f"charcount-server: {text}", file=sys.stderr, flush=True)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of ``charcount-server``."""
-    parser = argparse.ArgumentParser(
-        prog="charcount-server",
-        description="Answer each message with its number of characters.",
-        epilog="Exit status: 0 stopped by a signal, 1 stopped with connections aborted, 2 wrong usage, "
-        "3 cannot listen.",
+    parser = CommandParser(
+        "charcount-server",
+        usage="[OPTION ...]",
+        description="Answer each message that clients send with its number of characters.",
+        epilog="SIGTERM or Ctrl-C stops it: what has been received is answered first; a second one stops it at once. "
+        "Exit status: 0 stopped, 1 stopped with connections aborted, 2 wrong usage, 3 cannot listen.",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     where = parser.add_argument_group("where it listens")
     where.add_argument("--host", default="127.0.0.1", help="name, IPv4 or IPv6 address (default: %(default)s)")
     where.add_argument(
-        "--port", "-p", type=port_number, default=DEFAULT_PORT, help="0 picks a free one (default: %(default)s)"
+        "-p", "--port", type=port_number, default=DEFAULT_PORT, help="0 picks a free one (default: %(default)s)"
     )
     where.add_argument(
         "--backlog",
@@ -54,7 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--framing",
         choices=("line", "raw"),
-        help="line: a message ends in LF. raw: each chunk received is a message (default: line)",
+        metavar="line|raw",
+        help="line: a message ends in LF; raw: each chunk received is a message (default: line)",
     )
     what.add_argument(
         "--reply",
@@ -64,21 +67,21 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--classic",
         action="store_true",
-        help=f"the lab exercise's exchange: --framing raw --reply '{CLASSIC_TEMPLATE}'",
+        help=f"the lab exercise's exchange: as --framing raw --reply '{CLASSIC_TEMPLATE}'",
     )
     what.add_argument(
         "--max-message",
         type=positive_number,
         metavar="BYTES",
-        help="answer a longer message with an error (default: any length; a message is never held in memory)",
+        help="answer a longer message with an error (default: any length; messages are counted, not held in memory)",
     )
-    limits = parser.add_argument_group("limits (0 seconds: no limit)")
+    limits = parser.add_argument_group("limits (for all time-outs but the last, 0 means no limit)")
     limits.add_argument(
         "--max-connections",
         type=positive_number,
         default=_DEFAULTS.max_connections,
         metavar="N",
-        help="served at the same time (default: %(default)s)",
+        help="clients served at the same time (default: %(default)s)",
     )
     limits.add_argument(
         "--max-connections-per-address",
@@ -88,19 +91,25 @@ def make_parser() -> argparse.ArgumentParser:
         help="of those, from one address (default: no such limit)",
     )
     for flag, default, text in (
-        ("--idle-timeout", _DEFAULTS.idle_timeout_s, "without a byte in either direction"),
-        ("--message-timeout", _DEFAULTS.message_timeout_s, "for a message that has begun to be complete"),
-        ("--write-timeout", _DEFAULTS.write_timeout_s, "in which the client reads not one byte of what waits for it"),
-        ("--drain-timeout", _DEFAULTS.drain_timeout_s, "to finish when stopped, before what is left is aborted"),
+        ("--idle-timeout", _DEFAULTS.idle_timeout_s, "end a connection without a byte in either direction for so long"),
+        ("--message-timeout", _DEFAULTS.message_timeout_s, "end one whose message, once begun, takes longer than this"),
+        ("--write-timeout", _DEFAULTS.write_timeout_s, "end one that reads not one byte of its replies for so long"),
+        ("--drain-timeout", _DEFAULTS.drain_timeout_s, "time to finish when stopped, then abort; 0: abort at once"),
     ):
         limits.add_argument(
-            flag, type=seconds, default=default, metavar="SECONDS", help=f"{text} (default: {_or_off(default)})"
+            flag,
+            type=seconds,
+            default=default or 0.0,
+            metavar="SECONDS",
+            help=f"{text} (default: {'no limit' if default is None else f'{default:g}'})",
         )
-    parser.add_argument(
+    logs = parser.add_argument_group("what it logs, on stderr")
+    logs.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="info",
-        help="what is logged on stderr; info: each connect and disconnect (default: %(default)s)",
+        metavar="LEVEL",
+        help="debug, info (each connect and disconnect), warning or error (default: %(default)s)",
     )
     return parser
 
@@ -145,13 +154,13 @@ def main(argv: list[str] | None = None) -> int:
         try:
             addresses = server.listen(args.host, args.port)
         except ListenError as error:
-            print(f"charcount-server: {error}", file=sys.stderr)
+            say(str(error))
             return EXIT_CANNOT_LISTEN
         stop_on_signals(loop, server)
         # What exists by now lives as long as the process: the collector need never look at it again.
         gc.freeze()
         for address in addresses:
-            print(f"charcount-server: listening on {address}", file=sys.stderr, flush=True)
+            say(f"listening on {address}")
         loop.run()
     stats = server.stats
     received, sent = server.totals()
