@@ -38,6 +38,7 @@ from typing import Any
 from evloop.connection import Connection, flush_pending
 from evloop.connector import Connector
 from evloop.limits import Limits
+from evloop.monitor import Monitor
 from evloop.poller import READ, Poller
 from evloop.protocol import Protocol
 from evloop.ratelimit import LimitedLogger
@@ -57,12 +58,20 @@ class EventLoop:
     Args:
         selector: the selector to use; the loop owns and closes it. Default: ``selectors.DefaultSelector()``.
         clock: a monotonic clock in seconds. The wall clock is never looked at.
+        slow_pass_s: a pass that takes longer is counted and logged, with what kept it (see `evloop.monitor`); None to
+            do without.
 
     Attributes:
         clock: the clock itself.
         now: the moment this pass began, in seconds of the clock. Shared by all that happens in the pass.
         poller: readiness by descriptor.
         pending_writes: connections with something to send at the end of this pass.
+        passes: how many passes there have been.
+        waiting: True while it waits for something to do.
+        slow_passes: how many took longer than ``slow_pass_s``.
+        worst_lag_s: the longest that a pass has taken since `reset_lag`: what was ready just after it began had to wait
+            that long.
+        slowest: what kept the slowest pass, and for how many seconds; None if no pass was slow.
     """
 
     def __init__(
@@ -70,11 +79,19 @@ class EventLoop:
         *,
         selector: selectors.BaseSelector | None = None,
         clock: Callable[[], float] = time.monotonic,
+        slow_pass_s: float | None = None,
     ) -> None:
         self.poller = Poller(selector)
         self.pending_writes: list[Connection] = []
         self.now = clock()
         self.clock = clock
+        self.passes = 0
+        self.waiting = False
+        self.slow_passes = 0
+        self.worst_lag_s = 0.0
+        self.slowest: tuple[float, str] | None = None
+        self._slow_pass_s = slow_pass_s
+        self._monitor: Monitor | None = None
         self._timers = TimerQueue()
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._closing: list[socket.socket] = []
@@ -100,12 +117,17 @@ class EventLoop:
         if self._running or self._closed:
             raise RuntimeError("this loop is closed" if self._closed else "this loop is running already")
         self._running = True
+        if self._slow_pass_s is not None:
+            self._monitor = Monitor(self, self._slow_pass_s)
         try:
             while not self._stopping:
                 self._run_pass()
         finally:
             self._running = False
             self._stopping = False
+            if self._monitor is not None:
+                self._monitor.stop()
+                self._monitor = None
 
     def stop(self) -> None:
         """Make `run` return at the end of this pass. To be called in the loop's thread, e.g. from a callback."""
@@ -119,7 +141,10 @@ class EventLoop:
             timeout_s = self._timers.next_due()
             if timeout_s is not None:
                 timeout_s = min(max(timeout_s - self.clock(), 0), _MAX_WAIT_S)
+        self.waiting = True
         events = self.poller.poll(timeout_s)
+        self.waiting = False
+        self.passes += 1
         self.now = self.clock()
 
         handlers = self.poller.handlers
@@ -135,13 +160,33 @@ class EventLoop:
         for _ in range(len(self._calls)):
             self._run_call(*self._calls.popleft())
 
-        while (due := self._timers.pop_due(self.now)) is not None:
+        newest = self._timers.newest  # those that they add wait for the next pass
+        while (due := self._timers.pop_due(self.now, newest)) is not None:
             self._run_call(*due)
 
         if self._closing:
             for sock in self._closing:
                 sock.close()
             self._closing.clear()
+
+        lag_s = self.clock() - self.now
+        if lag_s > self.worst_lag_s:
+            self.worst_lag_s = lag_s
+        if self._slow_pass_s is not None and lag_s > self._slow_pass_s:
+            self._pass_was_slow(lag_s)
+
+    def _pass_was_slow(self, lag_s: float) -> None:
+        found = None if self._monitor is None else self._monitor.found
+        what = found[1] if found is not None and found[0] == self.passes else "no single handler"
+        self.slow_passes += 1
+        if self.slowest is None or lag_s > self.slowest[0]:
+            self.slowest = (lag_s, what)
+        self._log.log(logging.WARNING, "the loop was blocked for %.3f s by %s", lag_s, what)
+
+    def reset_lag(self) -> float:
+        """The worst lag in seconds since the last call, or since the start."""
+        worst, self.worst_lag_s = self.worst_lag_s, 0.0
+        return worst
 
     def _run_call(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         try:

@@ -88,14 +88,20 @@ class TimerQueue:
             self._cancelled -= 1
         return None
 
-    def pop_due(self, now: float) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
+    @property
+    def newest(self) -> int:
+        """A number that grows with each timer added; see `pop_due`."""
+        return self._sequence
+
+    def pop_due(self, now: float, newest: int | None = None) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
         """Take out the earliest timer that is due at ``now``: its callback and arguments, or None.
 
         One at a time, and not a list of all that are due, so that a callback can still cancel a timer that falls due
-        at the same moment.
+        at the same moment. A caller that takes all that are due passes the value that `newest` had at its first call:
+        then a callback that adds a timer which is due already can't keep it there for ever.
         """
         due = self.next_due()
-        if due is None or due > now:
+        if due is None or due > now or (newest is not None and self._heap[0][1] > newest):
             return None
         timer = heapq.heappop(self._heap)[2]
         callback, args = timer.callback, timer.args

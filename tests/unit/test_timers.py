@@ -216,3 +216,19 @@ def test_model_bounded_memory(cancels: list[bool]):
         if cancel:
             timers.pop(0).cancel()
         assert heap_size(queue) <= max(2 * len(queue) + 1, len(queue) + 65)
+
+
+def test_a_timer_added_by_a_timer_waits_for_the_next_round() -> None:
+    timers = TimerQueue()
+    fired = []
+
+    def again() -> None:
+        fired.append("again")
+        timers.add(1.0, again)
+
+    timers.add(1.0, again)
+    newest = timers.newest
+    while (due := timers.pop_due(1.0, newest)) is not None:
+        due[0](*due[1])
+    assert fired == ["again"]
+    assert timers.pop_due(1.0) is not None

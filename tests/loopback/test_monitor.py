@@ -1,0 +1,44 @@
+"""A handler that blocks the loop is found, timed and named."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from conftest import LoggedWarnings
+from evloop import EventLoop, Protocol, Server
+from harness import Client, run_until
+
+
+class Sleepy(Protocol):
+    """Does what a handler must not do."""
+
+    def on_data(self, data: bytes) -> bytes:
+        time.sleep(0.2)
+        return data
+
+
+def test_a_blocking_handler_is_named_with_its_duration(logged: LoggedWarnings) -> None:
+    logged.expect(r"blocked for 0\.[2-9]\d* s by Sleepy\.on_data \(.*test_monitor\.py:\d+\)")
+    with EventLoop(slow_pass_s=0.05) as loop:
+        server = Server(loop, Sleepy)
+        server.listen()
+        host, port = server.listeners[0].socket.getsockname()[:2]
+        with Client((host, port)) as client:
+            client.send(b"x")
+            run_until(loop, lambda: loop.slow_passes)
+            assert client.receive_exactly(1) == b"x"
+        assert loop.slow_passes == 1
+        assert loop.slowest is not None
+        assert re.match(r"Sleepy\.on_data", loop.slowest[1])
+        assert loop.reset_lag() >= 0.2
+        assert loop.worst_lag_s == 0
+        server.abort()
+
+
+def test_a_loop_that_waits_is_not_slow() -> None:
+    with EventLoop(slow_pass_s=0.02) as loop:
+        loop.call_later(0.1, loop.stop)
+        loop.run()
+        assert loop.slow_passes == 0
+        assert loop.slowest is None
