@@ -26,6 +26,7 @@ ORDER = [
     "evloop.descriptors",
     "evloop.connection",
     "evloop.connector",
+    "evloop.monitor",
     "evloop.loop",
     "evloop.listener",
     "evloop.server",
