@@ -1,0 +1,90 @@
+"""Which servers there are to compare, what each stands for, and how it is started."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.comparison import native
+
+ROOT = Path(__file__).resolve().parents[2]
+_HERE = Path(__file__).resolve().parent
+
+# What each kind means; printed under every table.
+KINDS = {
+    "ours": "this project's server, with all its limits, time-outs and counters on",
+    "tuned": "runs this project's own counting session: only the loop differs",
+    "idiomatic": "what a user of that library would write",
+    "native": "the same service written in C: the practical limit",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A server to compare.
+
+    Attributes:
+        name: as on the command line and in tables.
+        kind: a key of `KINDS`.
+        command: makes the argument list; port 0. May raise `native.BuildError`.
+        requires: the Python package it needs, or ``"node"``, or ``"cc"``; empty for nothing.
+        answers_half_close: also answers an unterminated last message, after the client's end of input.
+    """
+
+    name: str
+    kind: str
+    command: Callable[[], list[str]]
+    requires: str = ""
+    answers_half_close: bool = True
+
+    def missing(self) -> str | None:
+        """Why it can't run here, or None."""
+        if self.requires == "cc":
+            return None if native.compiler() else "no C compiler"
+        if self.requires == "node":
+            return None if shutil.which("node") else "node is not installed"
+        if self.requires and importlib.util.find_spec(self.requires) is None:
+            return f"{self.requires} is not installed"
+        return None
+
+    def version(self) -> str:
+        """Of what it is built on."""
+        if self.requires == "cc":
+            return native.compiler_version()
+        if self.requires == "node":
+            return "node " + subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip()
+        if self.requires:
+            return f"{self.requires} {importlib.metadata.version(self.requires)}"
+        return f"Python {sys.version.split()[0]}"
+
+
+def _module(name: str) -> Callable[[], list[str]]:
+    return lambda: [sys.executable, "-m", f"benchmarks.peers.{name}", "0"]
+
+
+def _evloop() -> list[str]:
+    return [
+        sys.executable,
+        str(ROOT / "bin" / "charcount-server"),
+        *("--port", "0", "--log-level", "warning"),
+        *("--idle-timeout", "600", "--message-timeout", "60", "--max-connections", "15000"),
+    ]
+
+
+OURS = "evloop"
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer(OURS, "ours", _evloop),
+        Peer("c-epoll", "native", lambda: [str(native.build(_HERE / "c_epoll.c")), "0"], "cc"),
+        Peer("uvloop-protocol", "tuned", _module("uvloop_protocol"), "uvloop"),
+        Peer("asyncio-protocol", "tuned", _module("asyncio_protocol")),
+    )
+}
