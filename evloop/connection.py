@@ -331,8 +331,11 @@ class Connection:
             queue = SendQueue()
             queue.append(unsent)
             self._unsent = unsent = queue
+        before = len(unsent)
         unsent.append(data)
-        self._over_cap(unsent)
+        if not self._over_cap(unsent) and before <= self.limits.high_water_bytes < before + len(data):
+            # The socket may not have been tried for long, and nobody else would notice that the mark is crossed.
+            self.loop.pending_writes.append(self)
 
     def _flush(self) -> None:
         """Send what the socket takes of the queue, and do what follows from how much is left."""

@@ -166,7 +166,7 @@ def start(selector: type[selectors.BaseSelector]) -> Iterator[Callable[..., Runn
         if make_server is None:
             assert protocol_factory is not None
             factory = protocol_factory
-            chosen = Limits(backlog=64, max_connections=500) if limits is None else limits
+            chosen = Limits(max_connections=500) if limits is None else limits
             make_server = lambda loop: Server(loop, factory, chosen)  # noqa: E731
         server = RunningServer(make_server, selector, **where)
         running.append(server)

@@ -251,6 +251,19 @@ class Client:
         """Send all of it."""
         self.socket.sendall(data)
 
+    def send_until_full(self, piece: bytes = bytes(65536)) -> int:
+        """Send again and again until the kernels hold all they can: the peer has stopped reading. Returns how much."""
+        sent = 0
+        self.socket.settimeout(0.05)
+        try:
+            while sent < 1 << 30:
+                sent += self.socket.send(piece)
+        except TimeoutError:
+            return sent
+        finally:
+            self.socket.settimeout(DEADLINE_S)
+        raise AssertionError("the peer never stopped reading")
+
     def half_close(self) -> None:
         """Say that nothing more will be sent."""
         self.socket.shutdown(socket.SHUT_WR)
@@ -372,7 +385,6 @@ def small_limits(**changes: Any) -> Limits:
     values: dict[str, Any] = {
         "high_water_bytes": 4096,
         "low_water_bytes": 1024,
-        "backlog": 64,
         "max_connections": 500,
         **changes,
     }

@@ -1,0 +1,334 @@
+"""Slow readers, pauses, water marks, the cap on unsent bytes, and closing without losing the last words."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from evloop import Limits, Protocol
+from harness import Recorder, recorder, small_limits, wait_until
+
+# More than the buffers of both kernels can take on loopback while nobody reads.
+FLOOD_BYTES = 16 * 1024 * 1024
+
+
+def pattern(size: int) -> bytes:
+    """Bytes of which each part looks different, so that a lost or repeated piece shows."""
+    return random.Random(size).randbytes(size)
+
+
+# ---------------------------------------------------------------------- close and abort
+
+
+def test_close_flushes_large_output_to_a_slow_reader(start):
+    data = pattern(FLOOD_BYTES)
+
+    class Dump(Protocol):
+        def on_connect(self) -> bytes:
+            self.connection.close()
+            return data
+
+    server = start(Dump)
+    client = server.connect(receive_buffer=8192)
+    assert client.receive_exactly(1000) == data[:1000]
+    server.passes(5)
+    assert server.connection().unsent_bytes > 0
+    assert client.receive_rest() == data[1000:]
+    client.close()
+    server.wait_empty()
+
+
+def test_abort_drops_what_is_unsent(start):
+    protocol = recorder()
+    server = start(protocol)
+    client = server.connect(receive_buffer=8192)
+    connection = server.connection()
+    server.call(connection.write, bytes(FLOOD_BYTES))
+    wait_until(lambda: "high" in protocol.events)
+    server.call(connection.abort)
+    server.wait_empty()
+    assert connection.unsent_bytes == 0
+    try:
+        arrived = len(client.receive_rest())
+    except ConnectionError:
+        arrived = 0
+    assert arrived < FLOOD_BYTES
+    assert protocol.events == ["connect", "high", "close"]
+
+
+def test_an_error_reply_survives_unread_input(start):
+    # Closing a socket with unread input resets it, and a reset destroys what the peer has not read yet.
+    class Refuse(Recorder):
+        def on_data(self, data: bytes) -> bytes:
+            super().on_data(data)
+            self.connection.close()
+            return b"ERR go away\n"
+
+    protocol = recorder(Refuse)
+    server = start(protocol)
+    client = server.connect()
+    client.send(b"x" * 500_000)
+    client.half_close()
+    assert client.receive_rest() == b"ERR go away\n"
+    server.wait_empty()
+    assert protocol.events[-1] == "close"
+    assert len(protocol.events) == 3  # nothing is delivered after close
+
+
+@pytest.mark.parametrize("limit", ["linger_bytes", "linger_timeout_s"])
+def test_a_peer_that_never_stops_sending_is_not_drained_for_ever(start, limit):
+    class Refuse(Protocol):
+        def on_data(self, data: bytes) -> bytes:
+            self.connection.close()
+            return b"ERR\n"
+
+    server = start(Refuse, small_limits(**{"linger_bytes": 1 << 40, "linger_timeout_s": 60, limit: 0.05}))
+    client = server.connect()
+    client.send(b"x")
+    assert client.receive_exactly(4) == b"ERR\n"
+    if limit == "linger_bytes":
+        with pytest.raises(ConnectionError):
+            client.send(bytes(1 << 26))
+    server.wait_empty()
+    assert server.limit_hits(limit.removesuffix("_s").replace("_", "-")) == 1
+
+
+# ---------------------------------------------------------------------- pausing
+
+
+def test_pause_holds_data_back_and_resume_delivers_it(start):
+    protocol = recorder()
+    server = start(protocol)
+    client = server.connect()
+    connection = server.connection()
+    server.call(connection.pause_reading)
+    server.call(connection.pause_reading)
+    client.send(b"hello")
+    server.passes(10)
+    assert protocol.received() == b""
+    server.call(connection.resume_reading)
+    wait_until(lambda: protocol.received() == b"hello")
+    server.call(connection.resume_reading)
+    client.send(b" again")
+    wait_until(lambda: protocol.received() == b"hello again")
+
+
+def test_paused_in_on_data(start):
+    class OneByOne(Recorder):
+        def on_data(self, data: bytes) -> bytes:
+            super().on_data(data)
+            self.connection.pause_reading()
+            return b"."
+
+    protocol = recorder(OneByOne)
+    server = start(protocol)
+    client = server.connect()
+    assert client.ask(b"a", 1) == b"."
+    client.send(b"b")
+    server.passes(10)
+    assert protocol.received() == b"a"
+    server.call(server.connection().resume_reading)
+    assert client.receive_exactly(1) == b"."
+    assert protocol.received() == b"ab"
+
+
+def test_the_peer_is_held_back_while_paused(start):
+    protocol = recorder()
+    server = start(protocol)
+    client = server.connect()
+    connection = server.connection()
+    server.call(connection.pause_reading)
+    sent = client.send_until_full()
+    assert connection.bytes_received == 0
+    server.call(connection.resume_reading)
+    wait_until(lambda: connection.bytes_received == sent)
+
+
+def test_a_paused_connection_can_still_write_and_close(start):
+    server = start(Protocol)
+    client = server.connect()
+    connection = server.connection()
+    server.call(connection.pause_reading)
+    server.call(connection.write, b"hello")
+    assert client.receive_exactly(5) == b"hello"
+    client.send(b"unread")
+    server.call(connection.close)
+    assert client.receive_rest() == b""
+    client.close()
+    server.wait_empty()
+
+
+def test_the_end_of_a_paused_peer_is_told_after_its_data(start):
+    protocol = recorder()
+    server = start(protocol)
+    client = server.connect()
+    connection = server.connection()
+    server.call(connection.pause_reading)
+    client.send(b"last words")
+    client.close()
+    server.passes(10)
+    assert protocol.events == ["connect"]
+    server.call(connection.resume_reading)
+    server.wait_empty()
+    assert protocol.events == ["connect", ("data", b"last words"), "eof", "close"]
+
+
+# ---------------------------------------------------------------------- water marks
+
+
+class Multiplier(Recorder):
+    """Answers each byte with many."""
+
+    factor = 60
+
+    def on_data(self, data: bytes) -> bytes:
+        super().on_data(data)
+        return data * self.factor
+
+
+def test_above_the_high_mark_nothing_is_read_until_the_low_mark(start):
+    protocol = recorder(Multiplier)
+    server = start(protocol, small_limits())
+    client = server.connect(receive_buffer=4096)
+    client.send_until_full(pattern(4000))
+    connection = server.connection()
+    received = connection.bytes_received
+    server.passes(10)
+    assert connection.bytes_received == received
+    assert connection.unsent_bytes < 4096 + 65536 * Multiplier.factor
+    assert protocol.events.count("high") == 1
+    assert "low" not in protocol.events
+    expected = b"".join(event[1] * Multiplier.factor for event in protocol.events if event[0] == "data")
+    assert client.receive_exactly(len(expected)) == expected
+    wait_until(lambda: "low" in protocol.events)
+    wait_until(lambda: connection.bytes_received > received)
+
+
+def test_every_byte_arrives_through_many_pauses(start):
+    # A pipelining client that reads slower than it asks: marks are crossed again and again.
+    protocol = recorder(Multiplier, factor=64)
+    server = start(protocol, small_limits(high_water_bytes=65536, low_water_bytes=16384, max_unsent_bytes=1 << 24))
+    client = server.connect(receive_buffer=4096)
+    request = pattern(400_000)
+    client.socket.setblocking(False)
+    sent, got = 0, bytearray()
+    while len(got) < len(request) * 64:
+        try:
+            sent += client.socket.send(request[sent : sent + 4096])
+        except BlockingIOError:
+            pass
+        if sent == len(request):
+            client.socket.settimeout(10)
+        try:
+            got += client.socket.recv(32768)
+        except BlockingIOError:
+            pass
+    server.passes()
+    events = [event for event in protocol.events if event in ("high", "low")]
+    assert events == ["high", "low"] * (len(events) // 2)
+    assert events, "no mark was crossed: the test tests nothing"
+    at = 0
+    for event in protocol.events:
+        if event[0] == "data":
+            answer = event[1] * 64
+            assert got[at : at + len(answer)] == answer
+            at += len(answer)
+    assert at == len(got)
+
+
+def test_marks_for_a_producer_that_writes_on_its_own(start):
+    # It writes from timers: no event of the socket is there to notice that the peer has stopped reading.
+    class Producer(Recorder):
+        paused = False
+
+        def on_connect(self) -> None:
+            super().on_connect()
+            self.produce()
+
+        def produce(self) -> None:
+            if not self.paused and not self.connection.closing:
+                self.connection.write(bytes(65536))
+                self.connection.loop.call_soon(self.produce)
+
+        def on_high_water(self) -> None:
+            super().on_high_water()
+            self.paused = True
+
+        def on_low_water(self) -> None:
+            super().on_low_water()
+            self.paused = False
+            self.produce()
+
+    protocol = recorder(Producer)
+    limits = Limits(high_water_bytes=1 << 20, low_water_bytes=65536, max_unsent_bytes=1 << 22, max_connections=100)
+    server = start(protocol, limits)
+    client = server.connect(receive_buffer=8192)
+    wait_until(lambda: "high" in protocol.events or "close" in str(protocol.events))
+    connection = server.connection()
+    assert (1 << 20) < connection.unsent_bytes <= (1 << 20) + 2 * 65536
+    client.receive_exactly(FLOOD_BYTES)
+    wait_until(lambda: protocol.events.count("high") >= 2)
+    assert protocol.events[:4] == ["connect", "high", "low", "high"]
+
+
+def test_high_water_once_for_many_writes_of_one_callback(start):
+    protocol = recorder()
+    server = start(protocol, small_limits())
+    client = server.connect(receive_buffer=4096)
+    connection = server.connection()
+
+    def write_much() -> None:
+        for _ in range(1000):
+            connection.write(bytes(10_000))
+
+    server.call(write_much)
+    wait_until(lambda: "high" in protocol.events)
+    server.passes(5)
+    assert protocol.events == ["connect", "high"]
+    client.receive_exactly(10_000_000)
+    wait_until(lambda: "low" in protocol.events)
+    assert protocol.events == ["connect", "high", "low"]
+
+
+def test_the_cap_on_unsent_bytes_aborts(start):
+    protocol = recorder()
+    server = start(protocol, small_limits(max_unsent_bytes=1 << 20))
+    client = server.connect(receive_buffer=4096)
+    connection = server.connection()
+
+    for _ in range(1000):
+        if not connection.closing:
+            server.call(connection.write, bytes(65536))
+    server.wait_empty()
+    assert protocol.events[-1] == ("close", "LimitError")
+    assert server.limit_hits("unsent") == 1
+    assert server.server.stats.failed == 1
+    assert connection.unsent_bytes == 0
+    assert client.socket.recv(1) == b"\0"
+
+
+def test_the_cap_within_one_callback(start):
+    class Much(Recorder):
+        def on_data(self, data: bytes) -> bytes:
+            for _ in range(1000):
+                self.connection.write(bytes(100_000))
+            return b"and more"
+
+    protocol = recorder(Much)
+    server = start(protocol, small_limits(max_unsent_bytes=1 << 20))
+    client = server.connect(receive_buffer=4096)
+    client.send(b"x")
+    wait_until(lambda: ("close", "LimitError") in protocol.events)
+    assert protocol.events == ["connect", ("close", "LimitError")]
+    assert server.limit_hits("unsent") == 1
+
+
+def test_one_slow_reader_does_not_hold_up_others(start):
+    protocol = recorder(Multiplier, factor=10)
+    server = start(protocol, small_limits())
+    slow = server.connect(receive_buffer=4096)
+    slow.send_until_full()
+    other = server.connect()
+    for _ in range(20):
+        assert other.ask(b"ab", 20) == b"ab" * 10
