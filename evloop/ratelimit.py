@@ -1,7 +1,7 @@
 """Logging that cannot be used to fill a disk or to slow a server down.
 
 A client decides how often it connects, resets or sends rubbish, so it would decide how many lines are logged. Here it
-does not: so many lines pass in each second, and the first one after that says how many were left out.
+does not: so many lines pass in each second, and after it a line says how many were left out.
 """
 
 from __future__ import annotations
@@ -21,11 +21,19 @@ class LimitedLogger:
         logger: where lines go.
         clock: a monotonic clock in seconds.
         lines_per_s: how many pass.
+        call_later: a loop's; without it the number of lines left out is said only when another one passes.
     """
 
-    def __init__(self, logger: logging.Logger, clock: Callable[[], float], lines_per_s: int = LINES_PER_S) -> None:
+    def __init__(
+        self,
+        logger: logging.Logger,
+        clock: Callable[[], float],
+        lines_per_s: int = LINES_PER_S,
+        call_later: Callable[[float, Callable[[], None]], object] | None = None,
+    ) -> None:
         self._logger = logger
         self._clock = clock
+        self._call_later = call_later
         self._limit = lines_per_s
         self._window_ends = 0.0
         self._passed = 0
@@ -39,6 +47,8 @@ class LimitedLogger:
             now = self._clock()
             if now < self._window_ends:
                 self._left_out += 1
+                if self._left_out == 1 and self._call_later is not None:
+                    self._call_later(self._window_ends - now, self.flush)
                 return
             self.flush()
             self._passed = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -66,6 +67,19 @@ def test_flush_says_how_many_were_left_out_once():
     bench.limited.flush()
     bench.limited.flush()
     assert bench.lines == ["line", "3 lines like these left out"]
+
+
+def test_with_a_loop_the_count_does_not_wait_for_another_line():
+    bench = Bench(lines_per_s=1)
+    due: list[tuple[float, Callable[[], None]]] = []
+    limited = LimitedLogger(bench.limited._logger, lambda: 10.0, 1, lambda delay_s, call: due.append((delay_s, call)))
+    for _ in range(4):
+        limited.log(logging.INFO, "line")
+    assert [delay_s for delay_s, _ in due] == [1.0]
+    due[0][1]()
+    assert bench.lines == ["line", "3 lines like these left out"]
+    limited.log(logging.INFO, "line")
+    assert len(due) == 2
 
 
 def test_lines_below_the_level_are_neither_logged_nor_counted():
