@@ -10,7 +10,8 @@ from evloop.framing import LineFramer
 from evloop.limits import Limits
 from evloop.loop import EventLoop
 from evloop.protocol import LineProtocol, Protocol
-from evloop.server import Server, ServerStats, serve
+from evloop.server import Server, ServerStats
+from evloop.serving import serve
 from evloop.timers import Timer
 
 __all__ = [

@@ -95,7 +95,7 @@ class EventLoop:
         self._timers = TimerQueue()
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._closing: list[socket.socket] = []
-        self._log = LimitedLogger(_log, clock)
+        self._log = LimitedLogger(_log, clock, call_later=self.call_later)
         self._stopping = False
         self._running = False
         self._closed = False
@@ -182,6 +182,11 @@ class EventLoop:
         if self.slowest is None or lag_s > self.slowest[0]:
             self.slowest = (lag_s, what)
         self._log.log(logging.WARNING, "the loop was blocked for %.3f s by %s", lag_s, what)
+
+    @property
+    def timers(self) -> int:
+        """How many timers are still to fire."""
+        return len(self._timers)
 
     def reset_lag(self) -> float:
         """The worst lag in seconds since the last call, or since the start."""

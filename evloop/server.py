@@ -1,29 +1,16 @@
-"""A server: listeners, connections, limits, time-outs and an orderly end.
-
-Theory of operation: the sweep
-------------------------------
-Time-outs usually mean a timer per connection, or a time stamp per message, and both are paid for by every message of
-every well-behaved client. Here neither exists. A connection counts its bytes anyway; so every now and then the server
-sweeps over its connections and compares. Bytes that have not changed since the last look: idle. Something unsent and no
-byte has left: stalled. The same message still unfinished: too slow, however many bytes of it came. A time-out is
-so found late by up to two intervals of the sweep, never early; and an idle connection pays some 0.2 us per interval.
-
-A sweep does at most `SWEEP_BATCH` connections in a pass, so that ten thousand of them don't hold up a message.
-"""
+"""A server: listeners, connections, limits, time-outs and an orderly end."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from evloop.connection import Connection, State
+from evloop.connection import Connection
 from evloop.connector import peer_text
 from evloop.descriptors import affordable_connections
 from evloop.errors import LimitError
@@ -31,15 +18,10 @@ from evloop.limits import Limits
 from evloop.listener import Listener, open_listeners
 from evloop.loop import EventLoop
 from evloop.protocol import Protocol
+from evloop.sweeper import Sweeper
 from evloop.timers import Timer
 
 _log = logging.getLogger("evloop.server")
-
-SWEEP_BATCH = 1000
-# Of the shortest time-out, so that none is late by more than a quarter.
-_SWEEP_FRACTION = 8
-_SWEEP_MAX_S = 1.0
-_SWEEP_MIN_S = 0.01
 
 # Clients over the limit that are being told so, at the same time. Beyond it they are just closed: each needs a
 # descriptor.
@@ -57,28 +39,6 @@ class ServerStats:
     bytes_received: int = 0  # of closed connections; `Server.totals` adds those that are open
     bytes_sent: int = 0
     limits: Counter[str] = field(default_factory=Counter)
-
-
-class StallClock:
-    """For how long something has not changed, by connection. Only what is asked about takes memory."""
-
-    def __init__(self) -> None:
-        self._seen: dict[Connection, tuple[int, float]] = {}
-
-    def unchanged_s(self, connection: Connection, marker: int | None, now: float) -> float:
-        """Seconds since ``marker`` was first seen with this value; 0 and forgotten when it is None."""
-        if marker is None:
-            self._seen.pop(connection, None)
-            return 0.0
-        seen = self._seen.get(connection)
-        if seen is None or seen[0] != marker:
-            self._seen[connection] = (marker, now)
-            return 0.0
-        return now - seen[1]
-
-    def forget(self, connection: Connection) -> None:
-        """The connection is over."""
-        self._seen.pop(connection, None)
 
 
 class Server:
@@ -122,12 +82,7 @@ class Server:
         self.aborted = False
         self._drain_timer: Timer | None = None
         self._on_stopped: Callable[[], object] | None = None
-        self._stalled_writes = StallClock()
-        self._slow_messages = StallClock()
-        timeouts = (self.limits.idle_timeout_s, self.limits.message_timeout_s, self.limits.write_timeout_s)
-        armed = [timeout for timeout in timeouts if timeout is not None]
-        self._sweep_s = min(max(min(armed, default=0) / _SWEEP_FRACTION, _SWEEP_MIN_S), _SWEEP_MAX_S)
-        self._sweep_timer = loop.call_later(self._sweep_s, self._sweep) if armed else None
+        self._sweeper = Sweeper(loop, self.connections, self.limits)
 
     def _affordable(self, wanted: int) -> int:
         affordable = affordable_connections(wanted, self.loop.poller.capacity)
@@ -202,9 +157,7 @@ class Server:
             return
         for connection in list(self._refused):
             connection.abort()
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
-            self._sweep_timer = None
+        self._sweeper.stop()
         if self._drain_timer is not None:
             self._drain_timer.cancel()
         on_stopped, self._on_stopped = self._on_stopped, None
@@ -217,6 +170,29 @@ class Server:
             self.stats.bytes_received + sum(connection.bytes_received for connection in self.connections),
             self.stats.bytes_sent + sum(connection.bytes_sent for connection in self.connections),
         )
+
+    def status(self) -> dict[str, object]:
+        """What an operator wants to see on one screen: each line a name and a value."""
+        received, sent = self.totals()
+        stats = self.stats
+        loop = self.loop
+        slowest = "none" if loop.slowest is None else f"{loop.slowest[0]:.3f} s by {loop.slowest[1]}"
+        return {
+            "listening": ", ".join(listener.address for listener in self.listeners),
+            "connections": f"{len(self.connections)} of {self.max_connections} open",
+            "accepted": stats.accepted,
+            "closed": f"{stats.closed}: {stats.failed} by an error, {stats.probes} without a byte from the client",
+            "received": f"{received} bytes",
+            "sent": f"{sent} bytes",
+            "unsent": f"{sum(connection.unsent_bytes for connection in self.connections)} bytes",
+            "not reading": f"{sum(connection.stalled for connection in self.connections)} clients",
+            "limits hit": ", ".join(f"{name} {count}" for name, count in sorted(stats.limits.items())) or "none",
+            "accept errors": sum(listener.accept_errors for listener in self.listeners),
+            "out of descriptors": f"{sum(listener.exhausted for listener in self.listeners)} times",
+            "loop": f"{loop.passes} passes, {loop.slow_passes} slow, {loop.timers} timers, {loop.poller.name}",
+            "worst lag": f"{loop.reset_lag():.6f} s since the last report",
+            "slowest handler": slowest,
+        }
 
     # ------------------------------------------------------------------ connections
 
@@ -283,8 +259,7 @@ class Server:
     def _forget(self, connection: Connection, error: Exception | None) -> None:
         self.connections.discard(connection)
         self._release_address(connection.peer.rpartition(":")[0].strip("[]"))
-        self._stalled_writes.forget(connection)
-        self._slow_messages.forget(connection)
+        self._sweeper.forget(connection)
         stats = self.stats
         stats.closed += 1
         stats.bytes_received += connection.bytes_received
@@ -301,96 +276,3 @@ class Server:
                 self.loop.call_soon(listener.resume)
         if self.stopping:
             self.loop.call_soon(self._check_stopped)
-
-    # ------------------------------------------------------------------ the sweep
-
-    def _sweep(self) -> None:
-        self._sweep_some(list(self.connections), 0)
-
-    def _sweep_some(self, connections: list[Connection], start: int) -> None:
-        now = self.loop.now
-        idle_s = self.limits.idle_timeout_s
-        for connection in connections[start : start + SWEEP_BATCH]:
-            if connection.state is State.LINGERING or connection.state is State.CLOSED:
-                continue
-            activity = connection.bytes_received + connection.bytes_sent
-            if activity != connection.activity:
-                connection.activity = activity
-                connection.active_at = now
-            elif idle_s is not None and now - connection.active_at >= idle_s and not connection.stalled:
-                connection.end_for(LimitError("idle-timeout", f"no byte in {idle_s:g} s"))
-                continue
-            self._check_stalls(connection, now)
-        start += SWEEP_BATCH
-        if start < len(connections):
-            self.loop.call_soon(self._sweep_some, connections, start)
-        elif self._sweep_timer is not None:
-            self._sweep_timer = self.loop.call_later(self._sweep_s, self._sweep)
-
-    def _check_stalls(self, connection: Connection, now: float) -> None:
-        message_s = self.limits.message_timeout_s
-        if message_s is not None:
-            try:
-                message = connection.protocol.message_in_progress()
-            except Exception as error:
-                self.loop.log_exception(f"connection {connection.peer} aborted: its protocol raised", error)
-                connection.end_for(error)
-                return
-            if self._slow_messages.unchanged_s(connection, message, now) >= message_s:
-                connection.end_for(LimitError("message-timeout", f"message not complete in {message_s:g} s"))
-                return
-        write_s = self.limits.write_timeout_s
-        if write_s is not None:
-            marker = connection.bytes_sent if connection.stalled else None
-            if self._stalled_writes.unchanged_s(connection, marker, now) >= write_s:
-                connection.end_for(LimitError("write-timeout", f"not one byte read by the peer in {write_s:g} s"))
-
-
-def serve(
-    protocol_factory: Callable[[], Protocol],
-    host: str = "127.0.0.1",
-    port: int = 0,
-    *,
-    limits: Limits | None = None,
-    on_listening: Callable[[list[str]], object] | None = None,
-) -> None:
-    """Serve until SIGTERM or SIGINT, then drain: the whole of a small server's main function.
-
-    A second signal aborts at once. To be called in the main thread.
-
-    Args:
-        protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass.
-        host, port: where to listen; port 0 lets the kernel pick one.
-        limits: what bounds it.
-        on_listening: called with the addresses once it listens. Default: they are printed on stderr.
-
-    Raises:
-        ListenError: in one line, what happened and what to do.
-    """
-    with EventLoop() as loop:
-        server = Server(loop, protocol_factory, limits)
-        addresses = server.listen(host, port)
-        stop_on_signals(loop, server)
-        if on_listening is None:
-            print("listening on " + ", ".join(addresses), file=sys.stderr, flush=True)
-        else:
-            on_listening(addresses)
-        loop.run()
-
-
-def stop_on_signals(loop: EventLoop, server: Server) -> None:
-    """On SIGTERM or SIGINT drain the server, then stop the loop; on a second signal abort at once.
-
-    `Server.aborted` tells afterwards which it was. To be called in the main thread.
-    """
-
-    def on_signal() -> None:
-        if server.stopping:
-            server.abort()
-            loop.stop()
-        else:
-            _log.info("stopping: %d connections to finish; signal again to abort", len(server.connections))
-            server.drain(loop.stop)
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, on_signal)

@@ -49,17 +49,17 @@ class ServiceSettings:
 class CharCountProtocol(Protocol):
     """Connects a session to a connection. All work is the session's: received bytes go straight to its ``feed``."""
 
-    __slots__ = ("_log", "session")
+    __slots__ = ("_server", "session")
 
-    def __init__(self, session: Session, log: LimitedLogger) -> None:
+    def __init__(self, session: Session, server: CharCountServer) -> None:
         self.session = session
-        self._log = log
+        self._server = server
 
     def data_handler(self) -> Callable[[bytes], bytes]:
         return self.session.feed
 
     def on_connect(self) -> None:
-        self._log.log(logging.INFO, "connect %s", self.connection.peer)
+        self._server.log.log(logging.INFO, "connect %s", self.connection.peer)
 
     def on_eof(self) -> bytes:
         return self.session.finish()
@@ -69,7 +69,9 @@ class CharCountProtocol(Protocol):
 
     def on_close(self, error: Exception | None) -> None:
         connection = self.connection
-        self._log.log(
+        self._server.messages += self.session.messages
+        self._server.errors += self.session.errors
+        self._server.log.log(
             logging.INFO,
             "disconnect %s messages=%d errors=%d received=%d sent=%d seconds=%.3f%s",
             connection.peer,
@@ -85,6 +87,11 @@ class CharCountProtocol(Protocol):
 class CharCountServer(Server):
     """The service in a loop. Use as `Server`.
 
+    Attributes:
+        messages: how many were answered on connections that are closed.
+        errors: how many of them with an error.
+        log: where connects and disconnects are logged. ``flush`` it at the end.
+
     Raises:
         TemplateError: the reply template can't be used.
     """
@@ -92,5 +99,19 @@ class CharCountServer(Server):
     def __init__(self, loop: EventLoop, settings: ServiceSettings | None = None) -> None:
         settings = ServiceSettings() if settings is None else settings
         new_session = settings.session_factory()
-        log = LimitedLogger(logging.getLogger("charcount"), loop.clock)
-        super().__init__(loop, lambda: CharCountProtocol(new_session(), log), settings.limits)
+        self.messages = 0
+        self.errors = 0
+        self.log = LimitedLogger(logging.getLogger("charcount"), loop.clock, call_later=loop.call_later)
+        super().__init__(loop, lambda: CharCountProtocol(new_session(), self), settings.limits)
+
+    def message_totals(self) -> tuple[int, int]:
+        """Messages answered since the start, and how many of them with an error; open connections included."""
+        sessions = [c.protocol.session for c in self.connections if isinstance(c.protocol, CharCountProtocol)]
+        return (
+            self.messages + sum(session.messages for session in sessions),
+            self.errors + sum(session.errors for session in sessions),
+        )
+
+    def status(self) -> dict[str, object]:
+        messages, errors = self.message_totals()
+        return {"messages": f"{messages}, {errors} of them answered with an error", **super().status()}

@@ -15,7 +15,7 @@ from evloop.descriptors import raise_descriptor_limit
 from evloop.errors import ListenError
 from evloop.limits import Limits
 from evloop.loop import EventLoop
-from evloop.server import stop_on_signals
+from evloop.serving import SLOW_PASS_S, handle_signals
 
 EXIT_OK = 0
 EXIT_ABORTED = 1
@@ -149,19 +149,20 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.raiseExceptions = False  # a log that can't be written must not stop the service
     raise_descriptor_limit(settings.limits.max_connections)
-    with EventLoop() as loop:
+    with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
         server = CharCountServer(loop, settings)
         try:
             addresses = server.listen(args.host, args.port)
         except ListenError as error:
             say(str(error))
             return EXIT_CANNOT_LISTEN
-        stop_on_signals(loop, server)
+        handle_signals(loop, server)
         # What exists by now lives as long as the process: the collector need never look at it again.
         gc.freeze()
         for address in addresses:
             say(f"listening on {address}")
         loop.run()
+        server.log.flush()
     stats = server.stats
     received, sent = server.totals()
     logging.getLogger("charcount").info("stopped: connections=%d received=%d sent=%d", stats.accepted, received, sent)
