@@ -21,14 +21,31 @@ def new_session() -> LineSession:
     return LineSession(_replies)
 
 
-def listening_socket() -> socket.socket:
-    """Listen on the port that the first argument names (0 picks one), with the descriptor limit raised."""
+def reply_to(line: bytes) -> bytes:
+    """The reply to one line, as a program that reads line by line would make it. The last line may lack its LF."""
+    if line.endswith(b"\n"):
+        line = line[:-1].removesuffix(b"\r")
+    try:
+        return b"%d\n" % len(line.decode())
+    except UnicodeDecodeError as error:
+        return b"ERR invalid-utf8 at byte %d\n" % error.start
+
+
+def prepare() -> None:
+    """To be called first by a peer that makes its listening socket by itself."""
     raise_descriptor_limit(_MAX_CONNECTIONS)
+
+
+def listening_socket() -> socket.socket:
+    """Listen on the port that the first argument names (0 picks one)."""
+    prepare()
     return socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=BACKLOG)
 
 
 def announce(sock: socket.socket) -> None:
-    """Say where it listens. Called when everything is ready; so what exists now is taken out of the collector's sight,
-    as our own server does it."""
+    """Say where it listens; to be called when all is ready.
+
+    So what exists now lives as long as the process, and is taken out of the collector's sight, as our server does it.
+    """
     gc.freeze()
     print(f"listening on 127.0.0.1:{sock.getsockname()[1]}", flush=True)

@@ -35,6 +35,7 @@ class Peer:
         command: makes the argument list; port 0. May raise `native.BuildError`.
         requires: the Python package it needs, or ``"node"``, or ``"cc"``; empty for nothing.
         answers_half_close: also answers an unterminated last message, after the client's end of input.
+        reports_invalid: answers invalid UTF-8 with the protocol's error.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Peer:
     command: Callable[[], list[str]]
     requires: str = ""
     answers_half_close: bool = True
+    reports_invalid: bool = True
 
     def missing(self) -> str | None:
         """Why it can't run here, or None."""
@@ -86,5 +88,13 @@ PEERS = {
         Peer("c-epoll", "native", lambda: [str(native.build(_HERE / "c_epoll.c")), "0"], "cc"),
         Peer("uvloop-protocol", "tuned", _module("uvloop_protocol"), "uvloop"),
         Peer("asyncio-protocol", "tuned", _module("asyncio_protocol")),
+        Peer("twisted", "tuned", _module("twisted_protocol"), "twisted"),
+        Peer("gevent", "tuned", _module("gevent_server"), "gevent"),
+        Peer("trio", "tuned", _module("trio_server"), "trio"),
+        Peer("node-net", "idiomatic", lambda: ["node", str(_HERE / "node_net.js"), "0"], "node", reports_invalid=False),
+        Peer("uvloop-streams", "idiomatic", _module("uvloop_streams"), "uvloop"),
+        Peer("asyncio-streams", "idiomatic", _module("asyncio_streams")),
+        Peer("tornado", "idiomatic", _module("tornado_stream"), "tornado", answers_half_close=False),
+        Peer("socketserver", "idiomatic", _module("socketserver_threads")),
     )
 }

@@ -1,0 +1,98 @@
+"""Every rival serves the same protocol: one conversation with each that can run here."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.comparison.runner import RunningServer, running
+from benchmarks.peers.registry import KINDS, PEERS, Peer
+
+
+@pytest.fixture(scope="module", params=PEERS.values(), ids=PEERS.keys())
+def peer(request: pytest.FixtureRequest) -> Peer:
+    found: Peer = request.param
+    missing = found.missing()
+    if missing:
+        pytest.skip(missing)
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(peer: Peer) -> Iterator[RunningServer]:
+    with running(peer) as started:
+        yield started
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield sock
+
+
+def read_exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (piece := sock.recv(size - len(data))):
+        data += piece
+    return data
+
+
+def test_a_message_and_an_empty_one(client: socket.socket) -> None:
+    client.sendall("héllo\n".encode())
+    assert read_exactly(client, 2) == b"5\n"
+    client.sendall(b"\n")
+    assert read_exactly(client, 2) == b"0\n"
+
+
+def test_cr_before_lf_is_dropped_and_only_one(client: socket.socket) -> None:
+    client.sendall(b"abc\r\na\rb\r\r\n")
+    assert read_exactly(client, 4) == b"3\n4\n"
+
+
+def test_a_code_point_and_a_terminator_may_be_split(client: socket.socket) -> None:
+    # A whole message after each piece shows that the server has read the piece.
+    text = "x🙂y\r\n".encode()
+    for cut in range(1, len(text)):
+        client.sendall(b"sync\n" + text[:cut])
+        assert read_exactly(client, 2) == b"4\n"
+        client.sendall(text[cut:])
+        assert read_exactly(client, 2) == b"3\n"
+
+
+def test_pipelined_messages_are_answered_in_order(client: socket.socket) -> None:
+    texts = ["a" * (number % 97) + "語" * (number % 5) for number in range(3000)]
+    client.sendall("".join(text + "\n" for text in texts).encode())
+    expected = "".join(f"{len(text)}\n" for text in texts).encode()
+    assert read_exactly(client, len(expected)) == expected
+
+
+def test_an_unterminated_last_message_is_answered(peer: Peer, client: socket.socket) -> None:
+    client.sendall("one\nlást".encode())
+    client.shutdown(socket.SHUT_WR)
+    expected = b"3\n4\n" if peer.answers_half_close else b"3\n"
+    assert read_exactly(client, 100) == expected
+
+
+def test_invalid_text_gets_the_same_error_from_those_that_check_it(peer: Peer, client: socket.socket) -> None:
+    if not peer.reports_invalid:
+        pytest.skip("its library replaces invalid bytes")
+    client.sendall(b"ab\xff\n" + b"\xed\xa0\x80\n" + b"\xc3\n" + b"x\xf0\x9f\x98\n" + b"ok\n")
+    expected = b"".join(b"ERR invalid-utf8 at byte %d\n" % at for at in (2, 0, 0, 1)) + b"2\n"
+    assert read_exactly(client, len(expected)) == expected
+
+
+def test_a_large_message_in_one_piece(client: socket.socket) -> None:
+    text = "añ" * 100_000
+    client.sendall(text.encode() + b"\n")
+    assert read_exactly(client, 7) == b"200000\n"
+
+
+def test_every_kind_is_explained() -> None:
+    assert {peer.kind for peer in PEERS.values()} == set(KINDS)
