@@ -1,0 +1,49 @@
+"""Runs ``charcount-client`` as a process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness import DEADLINE_S
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVER = str(ROOT / "bin" / "charcount-server")
+CLIENT = str(ROOT / "bin" / "charcount-client")
+
+# Warnings of the interpreter are errors in the commands, too.
+PYTHON = (sys.executable, "-W", "error")
+
+
+def run_command(command: str, *arguments: str | bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run one of the commands to its end, with stdout and stderr captured."""
+    options = {"stdin": None if "input" in options else subprocess.DEVNULL, "timeout": 3 * DEADLINE_S, **options}
+    return subprocess.run(
+        [*PYTHON, command, *arguments],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **_without_none(options)},
+    )
+
+
+def run_client(port: int, *arguments: str | bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run the client to its end. Without ``input`` or ``stdin`` its stdin is empty."""
+    return run_command(CLIENT, "--port", str(port), *arguments, **options)
+
+
+def start_client(port: int, *arguments: str | bytes, **options: Any) -> subprocess.Popen[bytes]:
+    """Start the client with pipes to its standard streams. The caller ends it."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*PYTHON, CLIENT, "--port", str(port), *arguments], **{**pipes, **options})
+
+
+def one_line(stderr: bytes) -> str:
+    """What a command said on stderr, which must be one line, and no traceback."""
+    text = stderr.decode()
+    assert text.endswith("\n"), text
+    assert text.count("\n") == 1, text
+    return text.removesuffix("\n")
+
+
+def _without_none(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
