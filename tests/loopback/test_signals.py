@@ -1,0 +1,133 @@
+"""Signals: they end the loop's wait, run in the loop, and are given back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from evloop import EventLoop
+from harness import run_pass, run_until
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals here")
+
+
+@pytest.fixture(autouse=True)
+def _signals_restored():
+    """The test fails if it leaves a handler or a wake-up descriptor behind."""
+    numbers = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def kill_soon(signum: int = signal.SIGUSR1) -> threading.Thread:
+    """Send this process a signal when its main thread sleeps in poll, as nearly as can be told."""
+
+    def kill() -> None:
+        time.sleep(0.02)  # not to synchronise: it works at any moment, but this is the one to test
+        os.kill(os.getpid(), signum)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def test_a_signal_wakes_the_loop_and_its_callback_runs_in_it(loop):
+    calls = []
+
+    def on_signal(*args: object) -> None:
+        calls.append((args, threading.current_thread()))
+        loop.stop()
+
+    loop.add_signal_handler(signal.SIGUSR1, on_signal, "a", 1)
+    thread = kill_soon()
+    loop.run()  # nothing else would end its wait
+    thread.join()
+    assert calls == [(("a", 1), threading.main_thread())]
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+def test_a_signal_before_the_loop_runs_is_not_lost(loop):
+    calls = []
+    loop.add_signal_handler(signal.SIGUSR1, calls.append, 1)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert calls == []
+    run_pass(loop)
+    assert calls == [1]
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+def test_signals_during_a_full_wake_up_pair_are_not_lost(loop):
+    calls = []
+    loop.add_signal_handler(signal.SIGUSR1, calls.append, 1)
+    for _ in range(20_000):
+        loop.call_soon_threadsafe(int)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    run_until(loop, lambda: calls)
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+def test_removing_restores_what_was_there(loop):
+    seen = []
+    before = signal.signal(signal.SIGUSR1, lambda *args: seen.append("old"))
+    try:
+        old = signal.getsignal(signal.SIGUSR1)
+        loop.add_signal_handler(signal.SIGUSR1, seen.append, "new")
+        loop.add_signal_handler(signal.SIGUSR1, seen.append, "newer")  # replaces it
+        os.kill(os.getpid(), signal.SIGUSR1)
+        run_pass(loop)
+        assert seen == ["newer"]
+        loop.remove_signal_handler(signal.SIGUSR1)
+        loop.remove_signal_handler(signal.SIGUSR1)
+        assert signal.getsignal(signal.SIGUSR1) is old
+        os.kill(os.getpid(), signal.SIGUSR1)
+        run_pass(loop)
+        assert seen == ["newer", "old"]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_removing_one_of_two_keeps_the_other_awake(loop):
+    calls = []
+    loop.add_signal_handler(signal.SIGUSR1, loop.stop)
+    loop.add_signal_handler(signal.SIGUSR2, lambda: (calls.append(2), loop.stop()))
+    loop.remove_signal_handler(signal.SIGUSR1)
+    thread = kill_soon(signal.SIGUSR2)
+    loop.run()
+    thread.join()
+    assert calls == [2]
+    loop.remove_signal_handler(signal.SIGUSR2)
+
+
+def test_closing_the_loop_gives_signals_back(selector):
+    with EventLoop(selector=selector()) as loop:
+        loop.add_signal_handler(signal.SIGUSR1, print)
+        loop.add_signal_handler(signal.SIGTERM, print)
+
+
+def test_a_callback_that_raises_is_logged(loop, logged):
+    logged.expect("call of .* raised")
+
+    def fails() -> None:
+        raise ValueError
+
+    loop.add_signal_handler(signal.SIGUSR1, fails)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    run_pass(loop)
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+def test_not_outside_of_the_main_thread(loop_thread):
+    with pytest.raises(RuntimeError, match="main thread"):
+        loop_thread.call(loop_thread.loop.add_signal_handler, signal.SIGUSR1, print)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, 12345])
+def test_a_signal_that_cannot_be_handled(loop, signum):
+    with pytest.raises((OSError, ValueError)):
+        loop.add_signal_handler(signum, print)
