@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import selectors
 import socket
 import threading
 import time
@@ -153,6 +154,7 @@ def test_16_stalled_writer_is_aborted(start):
     client.close()
 
 
+@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
 def test_16_stalled_writer_that_moves_lives(start):
     total = 2_000_000
 

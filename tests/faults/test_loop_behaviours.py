@@ -1,0 +1,364 @@
+"""The loop: behaviours 25 to 30 of docs/reliability.md."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+import evloop.poller
+from evloop import EventLoop, Protocol, Server
+from evloop.charcount.server import CharCountServer, ServiceSettings
+from evloop.descriptors import affordable_connections
+from faults.processes import SPINNING
+from harness import DEADLINE_S, Client, LoopThread, run_pass, run_until, small_limits, wait_until
+
+
+class Echo(Protocol):
+    def on_data(self, data: bytes) -> bytes | None:
+        return data
+
+
+# ---------------------------------------------------------------------- 25
+
+HOOKS = ["on_connect", "on_data", "on_eof", "on_high_water", "on_low_water", "on_close", "message_in_progress"]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_25_handler_exception_costs_one_connection(start, logged, hook):
+    logged.expect("raised")
+    closed: list[Exception | None] = []
+
+    class Shaky(Protocol):
+        victim = False
+
+        def on_data(self, data: bytes) -> bytes | None:
+            if data == b"victim":
+                self.arm()
+                # Above the high-water mark, and later below the low one.
+                return b"x" * 200_000
+            return data
+
+        def arm(self) -> None:
+            self.victim = True
+            if hook in ("on_connect", "on_data"):
+                self.fail()
+
+        def fail(self) -> None:
+            raise RuntimeError("on purpose")
+
+        def on_close(self, error: Exception | None) -> None:
+            closed.append(error)
+            if self.victim and hook == "on_close":
+                self.fail()
+
+    def failing(self: Shaky, *args: object) -> None:
+        if self.victim:
+            self.fail()
+
+    if hook not in ("on_connect", "on_data", "on_close"):
+        setattr(Shaky, hook, failing)
+    if hook == "on_connect":
+        Shaky.on_connect = lambda self: self.fail() if self.connection.loop.shaky_connects else None  # type: ignore
+
+    # Small buffers, so that the reply can't leave at once; time-outs, so that message_in_progress is asked.
+    server = start(Shaky, small_limits(message_timeout_s=0.05, write_timeout_s=60))
+    server.server.listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    server.loop.shaky_connects = False
+    bystander = server.connect()
+    assert bystander.ask(b"x", 1) == b"x"
+    server.loop.shaky_connects = True
+    victim = server.connect(receive_buffer=4096)
+    victim.send(b"victim")
+    if hook in ("on_data", "on_connect", "on_high_water", "message_in_progress"):
+        victim.was_reset()
+    elif hook == "on_low_water":
+        assert victim.was_reset() or True
+    else:
+        assert victim.receive_exactly(200_000)
+    if hook in ("on_eof", "on_close"):
+        victim.half_close()
+        victim.was_reset()
+    wait_until(lambda: len(closed) == 1, "the one connection is closed")
+    assert bystander.ask(b"y", 1) == b"y"
+    assert len(server.connections()) == 1
+    server.loop.shaky_connects = False
+    assert server.connect().ask(b"z", 1) == b"z"
+    assert sum(line.count("raised") for line in logged.lines) == 1, logged.lines
+    assert len(closed) == 1
+
+
+def test_25_handler_exception_in_the_factory_and_the_constructor(start, logged):
+    logged.expect("its protocol could not be made")
+    made = []
+
+    class Fails(Protocol):
+        def __init__(self) -> None:
+            made.append(self)
+            if len(made) == 1:
+                raise RuntimeError("on purpose")
+
+        def data_handler(self):
+            if len(made) == 2:
+                raise RuntimeError("on purpose")
+            return lambda data: data
+
+    server = start(Fails)
+    for _ in range(2):
+        assert server.connect().receive_rest() == b""
+    assert server.connect().ask(b"x", 1) == b"x"
+    assert (server.server.stats.failed, server.server.stats.accepted, server.server.stats.closed) == (2, 3, 2)
+
+
+def test_25_handler_exceptions_by_the_thousand_are_not_a_log_flood(start, logged):
+    logged.expect("its protocol raised")
+    logged.allow("left out")
+
+    class Fails(Protocol):
+        def on_data(self, data: bytes) -> None:
+            raise RuntimeError("on purpose")
+
+    server = start(Fails)
+    for _ in range(200):
+        client = server.connect()
+        client.send(b"x")
+        client.was_reset()
+        client.close()
+    assert server.server.stats.failed == 200
+    assert len(logged.records) < 200
+
+
+# ---------------------------------------------------------------------- 26
+
+
+def test_26_stale_event_never_reaches_a_new_connection_with_the_same_descriptor(loop):
+    """Both are ready in one pass; the first to be handled ends the other and opens new descriptors at once."""
+    received: dict[str, bytes] = {}
+    opened: list[tuple[socket.socket, int]] = []
+    ended: list[int] = []
+    protocols: list[Protocol] = []
+
+    class EndsOthers(Protocol):
+        def on_connect(self) -> None:
+            protocols.append(self)
+
+        def on_data(self, data: bytes) -> None:
+            received[self.connection.peer] = received.get(self.connection.peer, b"") + data
+            if data != b"first":
+                return
+            for other in protocols:
+                if other is not self and not other.connection.closing:
+                    ended.append(other.connection.socket.fileno())
+                    other.connection.abort()
+            for _ in range(5):  # would get the numbers of those just ended, if they were free
+                near, far = socket.socketpair()
+                near.setblocking(False)
+                opened.append((far, near.fileno()))
+                adopt(near)
+
+    def adopt(sock: socket.socket) -> None:
+        server._accepted(sock, (f"adopted-{sock.fileno()}", 0))
+
+    server = Server(loop, EndsOthers, small_limits())
+    server.listen()
+    host, port = server.listeners[0].socket.getsockname()
+    clients = [Client((host, port)) for _ in range(4)]
+    again = [socket.socket() for _ in range(3)]  # so that these don't take the numbers that become free
+    run_until(loop, lambda: len(server.connections) == 4, "all connected")
+    for client in clients:
+        client.send(b"first")
+    run_until(loop, lambda: opened, "the first was handled")
+    assert len(ended) == 3
+    assert not {number for _, number in opened} & set(ended)
+    # Only the first was ever handled; nobody got what was meant for another.
+    assert list(received.values()) == [b"first"]
+
+    # In later passes the numbers are used again; each then gets its own bytes only.
+    run_pass(loop)
+    for client in again:
+        client.connect((host, port))
+    run_until(loop, lambda: len(server.connections) == 1 + 5 + 3, "connected again")
+    numbers = {connection.socket.fileno() for connection in server.connections}
+    assert set(ended) <= numbers
+    for number, client in enumerate(again):
+        client.send(b"again %d" % number)
+    run_until(loop, lambda: len(received) == 4, "all received")
+    names = {"{}:{}".format(*client.getsockname()): number for number, client in enumerate(again)}
+    assert {name: received[name] for name in names} == {name: b"again %d" % number for name, number in names.items()}
+    server.abort()
+    run_pass(loop)
+    for client in [*clients, *again]:
+        client.close()
+    for far, _ in opened:
+        far.close()
+
+
+# ---------------------------------------------------------------------- 27
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+def test_27_hang_up_on_a_paused_socket_does_not_spin(start, loop_cpu_share, how):
+    class Pauses(Protocol):
+        def on_connect(self) -> None:
+            self.connection.pause_reading()
+
+    server = start(Pauses)
+    for _ in range(3):
+        client = server.connect()
+        client.send(b"unread")
+        getattr(client, how)()
+    wait_until(lambda: len(server.connections()) == 3, "three")
+    assert loop_cpu_share(server) < SPINNING
+    # It is noticed as soon as it matters.
+    for connection in server.connections():
+        server.call(connection.resume_reading)
+    server.wait_empty()
+
+
+def test_27_hang_up_on_a_stalled_socket_does_not_spin(start, loop_cpu_share):
+    server = start(Echo, small_limits())
+    server.server.listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    client = server.connect(receive_buffer=4096)
+    client.socket.setblocking(False)
+    connection = server.connection()
+    while not server.call(lambda: connection.stalled):
+        try:
+            client.socket.send(b"x" * 4096)
+        except BlockingIOError:
+            pass
+    assert loop_cpu_share(server) < SPINNING
+    client.reset()
+    server.wait_empty()
+
+
+def test_27_hang_up_half_open_with_nothing_to_send_does_not_spin(start, loop_cpu_share):
+    class KeepsOpen(Protocol):
+        keep_half_open = True
+
+    server = start(KeepsOpen)
+    client = server.connect()
+    client.half_close()
+    connection = server.connection()
+    wait_until(lambda: connection.state.value == "half-open", "half-open")
+    client.reset()
+    assert loop_cpu_share(server) < SPINNING
+
+
+# ---------------------------------------------------------------------- 28
+
+# Fills the wake-up pipe, then gets signals while it is full.
+FULL_PIPE = """
+import os, signal, sys
+from evloop import EventLoop
+with EventLoop() as loop:
+    seen = []
+    loop.add_signal_handler(signal.SIGUSR2, lambda: (seen.append("signal"), loop.call_later(0.05, loop.stop)))
+    def fill():
+        for _ in range(100_000):
+            loop.call_soon_threadsafe(seen.append, "call")
+        for _ in range(100):
+            os.kill(os.getpid(), signal.SIGUSR2)
+    loop.call_soon(fill)
+    loop.run()
+    try:
+        loop._wakeup_reader.recv(1)
+    except BlockingIOError:
+        seen.append("empty")
+print("calls", seen.count("call"), "signals", seen.count("signal"), "pipe", seen[-1], "listening on x:1")
+"""
+
+
+def test_28_full_wake_up_pipe_loses_no_signal_and_prints_nothing(spawn_program):
+    program = spawn_program(FULL_PIPE)
+    assert program.wait() == 0, program.log
+    assert program.log == "calls 100000 signals 100 pipe empty listening on x:1\n"
+
+
+def test_28_wake_up_from_another_thread_ends_a_long_poll(loop_thread: LoopThread):
+    for _ in range(100):
+        done = threading.Event()
+        loop_thread.loop.call_soon_threadsafe(done.set)
+        assert done.wait(DEADLINE_S)
+
+
+# ---------------------------------------------------------------------- 30
+
+
+def test_30_each_selector_serves_alike(start):
+    settings = ServiceSettings(limits=small_limits())
+    server = start(make_server=lambda loop: CharCountServer(loop, settings))
+    clients = [server.connect() for _ in range(50)]
+    for client in clients:
+        client.send("zażółć\n".encode() * 3)
+    for client in clients:
+        assert client.receive_exactly(6) == b"6\n" * 3
+        client.half_close()
+        assert client.receive_rest() == b""
+    server.wait_empty()
+
+
+def test_30_select_limit_is_a_clean_cap_on_linux_and_macos():
+    with loop_with_select() as loop:
+        assert loop.poller.capacity == 1024
+        assert affordable_connections(10_000, loop.poller.capacity) <= 1024 - 32
+        server = Server(loop, Echo, small_limits(max_connections=992))
+        assert server.max_connections <= 992
+
+
+def test_30_select_limit_windows_number_of_sockets_is_a_clean_cap(monkeypatch, logged):
+    """Windows' select() looks at 512 sockets at most, whatever their numbers; played through with its limit."""
+    logged.expect("at most 8 connections, not 300")
+    logged.allow("refused: too-many-connections limit 8|left out")
+    monkeypatch.setattr(evloop.poller, "sys", SimpleNamespace(platform="win32"))
+    assert evloop.poller.SELECT_MAX_SOCKETS_WINDOWS == 512
+    monkeypatch.setattr(evloop.poller, "SELECT_MAX_SOCKETS_WINDOWS", 40)  # the same with less to do
+    with loop_with_select() as loop:
+        assert loop.poller.capacity == 40
+        server = Server(loop, Echo, small_limits(max_connections=300))
+        server.listen()
+        address = server.listeners[0].socket.getsockname()
+        clients = [Client(address) for _ in range(60)]
+        run_until(loop, lambda: server.stats.limits["too-many-connections"] == 52, "the rest refused")
+        assert len(server.connections) == 8
+        for client in clients[8:]:
+            assert client.receive_line() == b"ERR too-many-connections limit 8\n"
+        server.abort()
+        run_pass(loop)
+        for client in clients:
+            client.close()
+
+
+def test_30_select_descriptor_beyond_its_limit_costs_that_connection_only(logged):
+    pytest.importorskip("resource")
+    if os.name != "posix":
+        pytest.skip("descriptor numbers limit select() on POSIX systems only")
+    with loop_with_select() as loop:
+        server = Server(loop, Echo, small_limits())
+        server.listen()
+        address = server.listeners[0].socket.getsockname()
+        fillers = [os.dup(0) for _ in range(1024)]
+        try:
+            high = Client(address)
+            run_until(loop, lambda: server.stats.closed == 1, "given up")
+            assert high.receive_rest() == b""
+            assert server.stats.failed == 1
+            high.close()
+        finally:
+            for number in fillers:
+                os.close(number)
+        run_pass(loop)
+        low = Client(address)
+        low.send(b"x")
+        run_until(loop, lambda: server.connections and next(iter(server.connections)).bytes_sent, "served again")
+        assert low.receive_exactly(1) == b"x"
+        low.close()
+        server.abort()
+
+
+def loop_with_select() -> EventLoop:
+    """A loop on select(), which each platform has."""
+    return EventLoop(selector=selectors.SelectSelector())
