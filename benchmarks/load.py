@@ -1,0 +1,30 @@
+#!/usr/bin/env python3
+"""Drive a character-count server, check every reply, measure. `load.py --help`, and docs/benchmarking.md."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+_MODULES = ("psutil", "hdrh", "rich", "matplotlib")
+
+
+def main(argv: list[str]) -> int:
+    """Run it. Returns the exit status."""
+    missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"load.py: {', '.join(missing)} not installed: run  pip install -e '.[bench]'  first", file=sys.stderr)
+        return 3
+    from loadgen import command
+
+    if argv[:1] == ["compare"]:
+        return command.compare(argv[1:])
+    return command.run(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,250 @@
+"""One run from outside: generator processes, the server's samples, and the result they add up to.
+
+The coordinator is itself a program on the event loop: the generators' pipes and an interrupt are its events. It sleeps
+nearly all of the time, for it shares a core with the generators.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from evloop.loop import EventLoop
+from evloop.poller import READ
+from loadgen.preflight import pick_cores
+from loadgen.results import assemble
+from loadgen.sampling import Sampler, Usage, machine_cpu
+from loadgen.settings import Settings
+from loadgen.target import ROOT, CannotRun, Target, pinned_to
+
+# Often enough for a plot, seldom enough not to be seen in the generators' latencies: a sample takes some 0.3 ms.
+_SAMPLE_S = 0.25
+_MAX_SAMPLES = 400
+
+Progress = Callable[[str, float, int], None]
+
+
+class GeneratorProcess:
+    """A generator, seen from its parent: commands go in, events come out."""
+
+    def __init__(self, settings: Settings, target: Target, core: int | None) -> None:
+        environment = dict(os.environ)
+        paths = [str(ROOT / "benchmarks"), str(ROOT), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        with pinned_to(None if core is None else [core]):
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "loadgen.generator"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,  # an interrupt from the terminal is for us
+            )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.stdin = self.process.stdin
+        self.stdout = self.process.stdout
+        os.set_blocking(self.stdout.fileno(), False)
+        self._partial = b""
+        self.ended = False
+        self.replies = 0
+        self.events: dict[str, dict[str, Any]] = {}
+        self.tell({"settings": settings.to_dict(), "host": target.host, "port": target.port})
+
+    def tell(self, command: dict[str, Any]) -> None:
+        """Send a command, unless the process is gone."""
+        try:
+            self.stdin.write(json.dumps(command).encode() + b"\n")
+            self.stdin.flush()
+        except OSError:
+            pass
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """What it has said since."""
+        try:
+            data = os.read(self.stdout.fileno(), 1 << 20)
+        except BlockingIOError:
+            return []
+        self.ended = not data
+        # A result is large and comes in many pieces; joining them one by one is fine for the few there are.
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.stdin.close()
+        self.stdout.close()
+
+
+class Coordinator:
+    """Drives one run.
+
+    Args:
+        settings: what to do.
+        target: the server, ready.
+        pin: see `loadgen.preflight.pick_cores`.
+        progress: called now and then with a phase, a part done from 0 to 1, and replies so far.
+    """
+
+    def __init__(self, settings: Settings, target: Target, *, pin: bool | None, progress: Progress) -> None:
+        self.settings = settings
+        self.target = target
+        self.interrupted = False
+        self._progress = progress
+        self._server_cores, self._generator_cores = pick_cores(pin, target.spawned)
+        self._sampler = Sampler(target.pids)
+        self._generators: list[GeneratorProcess] = []
+        self._marks: dict[str, Usage | None] = {}
+        self._machine: dict[str, tuple[float, float]] = {}
+        self._error: str | None = None
+        self._sample_s = max(_SAMPLE_S, settings.duration_s / _MAX_SAMPLES)
+
+    def run(self) -> dict[str, Any]:
+        """Run it. Ctrl-C ends it early, with what there is so far; a second one at once.
+
+        Returns:
+            the result; see docs/benchmarking.md for what is in it.
+
+        Raises:
+            CannotRun: it could not begin, or a generator died.
+            KeyboardInterrupt: interrupted twice, or before there was anything to tell.
+        """
+        with EventLoop() as loop:
+            self._loop = loop
+            loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
+            loop.add_signal_handler(signal.SIGTERM, self._on_interrupt)
+            affinity = os.sched_getaffinity(0) if self._generator_cores is not None else None
+            try:
+                if self._generator_cores is not None:
+                    os.sched_setaffinity(0, self._generator_cores)
+                    self._pin_foreign_server()
+                self._mark("start")
+                self._start_generators()
+                deadline_s = 60 + self.settings.sockets / self.settings.ramp_per_s
+                self._deadline = loop.call_later(deadline_s, self._fail, "the connections were not opened in time")
+                loop.run()
+            finally:
+                for generator in self._generators:
+                    loop.poller.watch(generator.stdout.fileno(), 0, loop.stop)
+                    generator.kill()
+                if affinity is not None:
+                    os.sched_setaffinity(0, affinity)
+        if self._error is not None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            raise CannotRun(self._error)
+        return assemble(
+            self.settings,
+            self.target,
+            [generator.events["result"] for generator in self._generators],
+            marks=self._marks,
+            samples=self._sampler.samples,
+            machine_cpu=self._machine,
+            cores=(self._server_cores, self._generator_cores),
+            interrupted=self.interrupted,
+        )
+
+    def _pin_foreign_server(self) -> None:
+        if not self.target.spawned and self._server_cores is not None:
+            for pid in self.target.pids:
+                try:
+                    psutil.Process(pid).cpu_affinity(self._server_cores)
+                except psutil.Error:
+                    raise CannotRun(f"--pin: may not set the cores of the server, process {pid}") from None
+
+    def _start_generators(self) -> None:
+        cores = self._generator_cores
+        for index in range(self.settings.processes):
+            core = None if cores is None else cores[index % len(cores)]
+            generator = GeneratorProcess(self.settings.share(index), self.target, core)
+            self._generators.append(generator)
+            self._loop.poller.register(
+                generator.stdout.fileno(), READ, lambda generator=generator: self._on_readable(generator)
+            )
+        self._progress("connecting", 0.0, 0)
+
+    def _on_readable(self, generator: GeneratorProcess) -> None:
+        for event in generator.read_events():
+            name = event.pop("event")
+            generator.events[name] = event
+            if name == "progress":
+                self._show_progress(generator, event)
+            elif all(name in other.events for other in self._generators):
+                getattr(self, f"_on_all_{name}")()
+            elif name == "measuring":
+                self._mark_once("begin")
+        if generator.ended and "result" not in generator.events:
+            self._fail("a generator process died; see above")
+
+    def _on_all_connected(self) -> None:
+        self._mark("connected")
+        opened = sum(generator.events["connected"]["opened"] for generator in self._generators)
+        wanted = self.settings.idle + (0 if self.settings.churn else self.settings.connections)
+        if wanted and not opened:
+            reasons = [reason for generator in self._generators for reason in generator.events["connected"]["reasons"]]
+            self._fail(f"none of {wanted} connections could be opened: {', '.join(sorted(set(reasons)))}")
+            return
+        self._deadline.cancel()
+        for generator in self._generators:
+            generator.tell({"do": "go"})
+        self._progress("warming up", 0.0, 0)
+
+    def _on_all_measuring(self) -> None:
+        self._mark_once("begin")
+        self._loop.call_later(self._sample_s, self._sample)
+        self._progress("measuring", 0.0, 0)
+
+    def _on_all_measured(self) -> None:
+        if "begin" in self._marks:
+            self._mark("end")
+        self._progress("waiting for replies", 1.0, sum(generator.replies for generator in self._generators))
+        self._deadline = self._loop.call_later(self.settings.timeout_s + 30, self._fail, "a generator does not end")
+
+    def _on_all_result(self) -> None:
+        if "begin" not in self._marks:
+            self._fail("nothing was measured")
+        self._loop.stop()
+
+    def _sample(self) -> None:
+        if "end" not in self._marks:
+            self._sampler.sample()
+            self._loop.call_later(self._sample_s, self._sample)
+
+    def _mark_once(self, name: str) -> None:
+        if name not in self._marks:
+            self._mark(name)
+
+    def _mark(self, name: str) -> None:
+        self._machine[name] = machine_cpu()
+        self._marks[name] = self._sampler.sample()
+
+    def _show_progress(self, generator: GeneratorProcess, event: dict[str, Any]) -> None:
+        generator.replies = event["replies"]
+        replies = sum(other.replies for other in self._generators)
+        if self.settings.messages is not None:
+            done = replies / self.settings.messages
+        else:
+            done = event["seconds"] / self.settings.duration_s
+        self._progress("measuring", min(done, 1.0), replies)
+
+    def _on_interrupt(self) -> None:
+        if self.interrupted or not any("measuring" in generator.events for generator in self._generators):
+            self.interrupted = True
+            self._fail("interrupted")
+            return
+        self.interrupted = True
+        for generator in self._generators:
+            generator.tell({"do": "stop"})
+
+    def _fail(self, text: str) -> None:
+        self._error = self._error or text
+        self._loop.stop()

@@ -1,0 +1,353 @@
+"""A generator process: one event loop, its share of the connections.
+
+It speaks JSON, one object a line. On stdin: first the plan (``settings``, ``host``, ``port``), then ``{"do": "go"}``, and
+``{"do": "stop"}`` to end early; end of input means that the parent is gone. On stdout, as ``event``: ``connected``,
+``measuring`` (the warm-up is over), ``progress``, ``measured`` (nothing more is sent), ``result``.
+
+While it measures it does nothing else: no JSON, no percentiles, no garbage collection. Each interval's counts are put
+aside, and handed over when all is done.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import resource
+import sys
+import time
+from typing import Any
+
+from evloop.loop import EventLoop
+from evloop.poller import READ
+from loadgen.clients import (
+    GENERATOR_LIMITS,
+    ClosedLoopClient,
+    IdleClient,
+    OpenLoopClient,
+    Run,
+    clock_ns,
+)
+from loadgen.drivers import ChurnDriver, Driver, OpenDriver, SteadyDriver
+from loadgen.histogram import Counts, count_above, merge, record
+from loadgen.selector import PreciseSelector
+from loadgen.settings import Settings
+from loadgen.workload import make_pool, parse_sizes
+
+_CONNECT_TICK_S = 0.005
+# Connects that wait for an answer at the same time: a backlog, not the ramp, is what they'd overrun.
+_MAX_CONNECTING = 128
+_CONNECT_TIMEOUT_S = 10.0
+_DRAIN_TICK_S = 0.01
+_PROGRESS_S = 0.25
+_BUDGET_TICK_S = 0.02
+# A run of fewer messages counts every one of them; for more, the counting starts when the end is near.
+_SMALL_BUDGET = 20000
+
+
+class Generator:
+    """Connects, warms up, measures, waits for what is in flight, reports."""
+
+    def __init__(self, settings: Settings, host: str, port: int) -> None:
+        self.settings = settings
+        self.host = host
+        self.port = port
+        self.loop = EventLoop(selector=PreciseSelector() if settings.mode == "open" else None)
+        sizes = parse_sizes(settings.size)
+        # The processes share what the pool is made from, and differ in where they begin.
+        pool = make_pool(sizes, settings.text, settings.pipeline, settings.seed // 1000, null=settings.null)
+        window = settings.pipeline if settings.mode == "closed" or settings.churn else 1
+        self.run = Run(self.loop, pool, window, settings.timeout_s)
+        rng = random.Random(settings.seed)
+        active = 0 if settings.churn else settings.connections
+        kind = OpenLoopClient if settings.mode == "open" else ClosedLoopClient
+        self.clients = [kind(self.run, rng.randrange(pool.size)) for _ in range(active)]
+        self.idle = [IdleClient(self.run, 0) for _ in range(settings.idle)]
+        self.driver: Driver
+        if settings.churn:
+            self.driver = ChurnDriver(self.run, host, port, settings)
+        elif settings.mode == "open":
+            self.driver = OpenDriver(self.run, self.clients, settings)  # type: ignore[arg-type]
+        else:
+            self.driver = SteadyDriver(self.clients)  # type: ignore[arg-type]
+        self._commands = b""
+        self._intervals: list[dict[str, Any]] = []
+        self._ending = False
+        self._stopped_early = False
+        self._measuring = False
+        self._begin_ns = self._end_ns = 0
+        self._begin_cpu_ns = self._end_cpu_ns = 0
+        self._interval_from_ns = 0
+        self._interval_cpu_ns = 0
+        self._measured_replies = 0
+        self._drained: tuple[Counts, Counts] = ({}, {})
+
+    def main(self) -> None:
+        """Run all of it."""
+        os.set_blocking(0, False)
+        self.loop.poller.register(0, READ, self._read_commands)
+        self._connect_all()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        with self.loop:
+            self.loop.run()
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+        sys.stdout.flush()
+
+    def _read_commands(self) -> None:
+        try:
+            data = os.read(0, 65536)
+        except BlockingIOError:
+            return
+        if not data:
+            os._exit(1)  # the parent is gone
+        *lines, self._commands = (self._commands + data).split(b"\n")
+        for line in lines:
+            do = json.loads(line)["do"]
+            if do == "go":
+                self._start()
+            elif do == "stop":
+                self._stopped_early = True
+                self._end()
+
+    # ------------------------------------------------------------------ connecting
+
+    def _connect_all(self) -> None:
+        waiting = [*self.idle, *self.clients]
+        waiting.reverse()
+        connecting: dict[Any, int] = {}
+        began = self.loop.clock()
+        total = len(waiting)
+        ramp = self.settings.ramp_per_s
+
+        def tick() -> None:
+            now_ns = clock_ns()
+            for client in [client for client in connecting if client.opened or client.closed]:
+                started_ns = connecting.pop(client)
+                if client.opened:
+                    record(self.run.tally.connect, now_ns - started_ns)
+            due = int((self.loop.clock() - began) * ramp) + 1
+            while waiting and total - len(waiting) < due and len(connecting) < _MAX_CONNECTING:
+                client = waiting.pop()
+                connecting[client] = clock_ns()
+                self.loop.connect(client, self.host, self.port, timeout_s=_CONNECT_TIMEOUT_S, limits=GENERATOR_LIMITS)
+            if waiting or connecting:
+                self.loop.call_later(_CONNECT_TICK_S, tick)
+            else:
+                opened = sum(client.opened for client in [*self.idle, *self.clients])
+                self._emit(
+                    "connected", opened=opened, seconds=self.loop.clock() - began, reasons=self.run.tally.connect_errors
+                )
+
+        tick()
+
+    # ------------------------------------------------------------------ warming up and measuring
+
+    def _start(self) -> None:
+        run = self.run
+        run.sending = True
+        warmup_s = self.settings.warmup_s
+        start_ns = clock_ns()
+        run.from_ns = start_ns + int(warmup_s * 1e9)
+        if self.settings.messages is None:
+            run.to_ns = run.from_ns + int(self.settings.duration_s * 1e9)
+        if warmup_s > 0:
+            self.driver.start()
+            self.loop.call_later(warmup_s, self._end_warmup)
+        else:
+            self._begin()
+            self.driver.start()
+
+    def _end_warmup(self) -> None:
+        if self._ending:
+            return
+        if self.settings.messages is not None and self.settings.mode == "closed":
+            # So that exactly so many are measured: begin with nothing in flight.
+            self.run.sending = False
+            self.driver.settle()
+            self._wait_idle(clock_ns() + int(self.settings.timeout_s * 1e9), self._begin_again)
+        else:
+            self._begin()
+
+    def _begin_again(self) -> None:
+        self.run.sending = True
+        self._begin()
+        self.driver.start()
+
+    def _begin(self) -> None:
+        """The measured part begins."""
+        run = self.run
+        if self.settings.messages is not None:
+            run.from_ns = clock_ns()
+            self._ration()
+        for counts in (run.tally.latency, run.tally.service, run.tally.lateness):
+            counts.clear()
+        if self.settings.churn:
+            run.tally.connect.clear()
+        run.tally.late_sends = run.tally.missed_sends = 0
+        self._measuring = True
+        self._emit("measuring")
+        self._begin_ns = self._interval_from_ns = clock_ns()
+        self._begin_cpu_ns = self._interval_cpu_ns = time.process_time_ns()
+        self._switches = resource.getrusage(resource.RUSAGE_SELF)
+        self.loop.call_later(self.settings.interval_s, self._next_interval)
+        self.loop.call_later(_PROGRESS_S, self._progress)
+        if self.settings.messages is None:
+            self.loop.call_later((run.to_ns - self._begin_ns) / 1e9, self._end)
+
+    def _ration(self) -> None:
+        """Keep the run to its number of messages, at no cost for each of them until the end is near."""
+        wanted = self.settings.messages
+        assert wanted is not None
+        if wanted <= _SMALL_BUDGET or self.settings.mode == "open" or self.settings.churn:
+            self.run.budget = wanted
+        self._last_count = 0
+        self.loop.call_later(0, self._watch_budget)
+
+    def _watch_budget(self) -> None:
+        if self._ending:
+            return
+        run = self.run
+        wanted = self.settings.messages
+        assert wanted is not None
+        if run.budget is None:
+            count = self._measured_replies + sum(run.tally.latency.values())
+            left = wanted - count
+            if left < 3 * (count - self._last_count) + _SMALL_BUDGET:
+                run.budget = max(left - self.driver.in_flight, 0)  # which has settled all clients, too
+            self._last_count = count
+        elif (run.budget == 0 and not self.driver.in_flight) or not self.driver.alive:
+            self._end()
+            return
+        self.loop.call_later(_BUDGET_TICK_S, self._watch_budget)
+
+    def _next_interval(self) -> None:
+        if self._ending:
+            return
+        self._close_interval()
+        if not self.driver.alive and not self.idle:
+            self._end()
+            return
+        # From the beginning, not from now: they must not drift against those of the other processes.
+        due_s = (len(self._intervals) + 1) * self.settings.interval_s - (clock_ns() - self._begin_ns) / 1e9
+        self.loop.call_later(max(due_s, 0.001), self._next_interval)
+
+    def _close_interval(self) -> None:
+        tally = self.run.tally
+        now_ns, cpu_ns = clock_ns(), time.process_time_ns()
+        self._measured_replies += sum(tally.latency.values())
+        self._intervals.append(
+            {
+                "from_s": (self._interval_from_ns - self._begin_ns) / 1e9,
+                "to_s": (now_ns - self._begin_ns) / 1e9,
+                "cpu_s": (cpu_ns - self._interval_cpu_ns) / 1e9,
+                "latency": tally.latency.copy(),
+                "service": tally.service.copy(),
+            }
+        )
+        tally.latency.clear()
+        tally.service.clear()
+        self._interval_from_ns, self._interval_cpu_ns = now_ns, cpu_ns
+
+    def _progress(self) -> None:
+        if self._ending:
+            return
+        count = self._measured_replies + sum(self.run.tally.latency.values())
+        self._emit("progress", replies=count, seconds=(clock_ns() - self._begin_ns) / 1e9)
+        self.loop.call_later(_PROGRESS_S, self._progress)
+
+    # ------------------------------------------------------------------ the end
+
+    def _end(self) -> None:
+        """The measured part ends: nothing more is sent; what is in flight may still come."""
+        if self._ending:
+            return
+        self._ending = True
+        run = self.run
+        run.to_ns = min(run.to_ns, clock_ns())
+        run.sending = False
+        if self._measuring:
+            self._close_interval()
+            self._end_ns, self._end_cpu_ns = clock_ns(), time.process_time_ns()
+            before, self._switches = self._switches, resource.getrusage(resource.RUSAGE_SELF)
+            self._context_switches = (
+                self._switches.ru_nvcsw - before.ru_nvcsw,
+                self._switches.ru_nivcsw - before.ru_nivcsw,
+            )
+        self._emit("measured")
+        self.driver.stop()
+        grace_s = min(self.settings.timeout_s, 1.0) if self._stopped_early else self.settings.timeout_s
+        self._wait_idle(clock_ns() + int(grace_s * 1e9), self._close_all)
+
+    def _wait_idle(self, until_ns: int, then: Any) -> None:
+        if self.driver.in_flight and clock_ns() < until_ns:
+            self.loop.call_later(_DRAIN_TICK_S, self._wait_idle, until_ns, then)
+        else:
+            then()
+
+    def _close_all(self) -> None:
+        self._left = self.driver.in_flight
+        self.driver.finish()
+        for client in self.idle:
+            client.finish()
+        self._wait_closed(clock_ns() + 10 * 10**9)
+
+    def _wait_closed(self, until_ns: int) -> None:
+        closed = self.driver.all_closed and all(client.closed or not client.opened for client in self.idle)
+        if closed or clock_ns() > until_ns:
+            self._emit("result", **self._result())
+            self.loop.stop()
+        else:
+            self.loop.call_later(_DRAIN_TICK_S, self._wait_closed, until_ns)
+
+    def _result(self) -> dict[str, Any]:
+        tally = self.run.tally
+        service = merge([*(interval["service"] for interval in self._intervals), tally.service])
+        latency = merge([*(interval["latency"] for interval in self._intervals), tally.latency])
+        late = count_above(service or latency, int(self.settings.timeout_s * 1e9))
+        for interval in self._intervals:
+            del interval["service"]
+            interval["latency"] = list(interval["latency"].items())
+        return {
+            "begin_ns": self._begin_ns,
+            "end_ns": self._end_ns,
+            "cpu_s": (self._end_cpu_ns - self._begin_cpu_ns) / 1e9,
+            "context_switches": list(self._context_switches) if self._measuring else [0, 0],
+            "measured_replies": self._measured_replies,
+            "sent": tally.sent,
+            "replies": tally.replies,
+            "connections": tally.connections,
+            "bytes_sent": tally.bytes_sent,
+            "bytes_received": tally.bytes_received,
+            "errors": {
+                "wrong": tally.wrong,
+                "missing": tally.missing,
+                "late": late,
+                "refused": tally.refused,
+                "reset": tally.reset,
+                "timed_out": 0 if self._stopped_early else self._left,
+            },
+            "examples": tally.examples,
+            "connect_errors": tally.connect_errors,
+            "late_sends": tally.late_sends,
+            "missed_sends": tally.missed_sends,
+            "latency": list(latency.items()),
+            "service": list(service.items()),
+            "lateness": list(tally.lateness.items()),
+            "connect": list(tally.connect.items()),
+            "intervals": self._intervals,
+        }
+
+
+def main() -> None:
+    """Entry point of the process."""
+    plan = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]  # unbuffered: the rest is the loop's
+    Generator(Settings(**plan["settings"]), plan["host"], plan["port"]).main()
+
+
+if __name__ == "__main__":
+    main()

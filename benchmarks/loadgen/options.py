@@ -1,0 +1,284 @@
+"""The command line of ``benchmarks/load.py``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from dataclasses import dataclass
+
+from loadgen.asserts import AssertionSyntaxError, Condition, parse_condition
+from loadgen.settings import Settings
+from loadgen.workload import ALPHABETS, SizeError, parse_sizes
+
+EPILOG = """\
+Exit status: 0 fine; 1 a reply was wrong or missing, a connection failed, or an --assert does not hold; 2 wrong usage;
+3 the run could not take place; 4 INVALID: the numbers can't be trusted, the reason is printed; 130 interrupted.
+
+  load.py compare A.json B.json      which of two is faster, by how much, how sure (each from --repeat 5 --json)
+
+docs/benchmarking.md says what each number means.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for, beyond the settings of one run."""
+
+    settings: Settings
+    server: tuple[str, int] | None
+    spawn: str | None
+    server_log: str | None
+    pin: bool | None
+    repeat: int
+    calibrate: bool
+    json: str | None
+    csv: str | None
+    hgrm: str | None
+    html: str | None
+    conditions: list[Condition]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of a run's arguments."""
+    defaults = Settings()
+    parser = argparse.ArgumentParser(
+        prog="load.py",
+        description="Drive a character-count server, check every reply, and say what it cost. Without arguments: the "
+        "project's own server, 300 connections, 5 seconds.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    load = parser.add_argument_group("load")
+    load.add_argument(
+        "--connections",
+        "-c",
+        type=_natural,
+        default=defaults.connections,
+        metavar="N",
+        help="sockets that send (default: %(default)s)",
+    )
+    load.add_argument(
+        "--pipeline",
+        type=_positive,
+        default=defaults.pipeline,
+        metavar="N",
+        help="closed loop: messages that each keeps in flight (default: %(default)s)",
+    )
+    load.add_argument(
+        "--rate",
+        type=_rate,
+        metavar="R",
+        help="open loop: so many messages a second in total, whatever the server does (default: closed loop)",
+    )
+    load.add_argument(
+        "--arrivals",
+        choices=("poisson", "uniform"),
+        default=defaults.arrivals,
+        help="how an open loop's messages are spread (default: %(default)s)",
+    )
+    load.add_argument(
+        "--churn",
+        action="store_true",
+        help="connect, ask, close, again and again; with --rate so many connections a second",
+    )
+    load.add_argument(
+        "--idle", type=_natural, default=0, metavar="N", help="silent sockets beside the active ones (default: 0)"
+    )
+    load.add_argument(
+        "--duration",
+        "-d",
+        type=_seconds,
+        default=defaults.duration_s,
+        metavar="S",
+        help="measured seconds (default: %(default)g)",
+    )
+    load.add_argument("--messages", "-n", type=_positive, metavar="N", help="measure so many messages instead")
+    load.add_argument(
+        "--warmup",
+        type=_seconds_or_none,
+        default=defaults.warmup_s,
+        metavar="S",
+        help="seconds before that, not counted (default: %(default)g)",
+    )
+    load.add_argument(
+        "--ramp",
+        type=_rate,
+        default=defaults.ramp_per_s,
+        metavar="R",
+        help="connects per second (default: %(default)g)",
+    )
+    load.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=defaults.timeout_s,
+        metavar="S",
+        help="a reply that takes longer is an error (default: %(default)g)",
+    )
+    load.add_argument(
+        "--seed", type=_natural, metavar="N", help="of messages and arrivals (default: a new one, which is reported)"
+    )
+    text = parser.add_argument_group("messages")
+    text.add_argument(
+        "--size",
+        type=_sizes,
+        default=defaults.size,
+        metavar="SIZE",
+        help="bytes without the newline: 32, uniform:8-200 or lognormal:MEDIAN,SIGMA (default: %(default)s)",
+    )
+    text.add_argument(
+        "--text", choices=tuple(ALPHABETS), default=defaults.text, help="of which characters (default: %(default)s)"
+    )
+    server = parser.add_argument_group("server")
+    where = server.add_mutually_exclusive_group()
+    where.add_argument("--server", type=_address, metavar="HOST:PORT", help="one that runs already")
+    where.add_argument(
+        "--spawn", metavar="COMMAND", help="start this one; {port} stands for its port (default: bin/charcount-server)"
+    )
+    where.add_argument(
+        "--calibrate", action="store_true", help="measure the harness's own ceiling, against a server that does nothing"
+    )
+    server.add_argument("--server-log", metavar="FILE", help="where the output of the started server goes")
+    server.add_argument(
+        "--pin",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="server on the first core, generators on the others (default: if we start the server and there are two cores)",
+    )
+    server.add_argument(
+        "--processes", type=_positive, default=1, metavar="N", help="generator processes (default: %(default)s)"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--repeat",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="runs, each with a fresh server and the next seed (default: 1)",
+    )
+    output.add_argument(
+        "--assert",
+        dest="conditions",
+        type=_condition,
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="exit 1 unless it holds for each run: 'p99<10ms', 'errors==0', 'throughput>50k'",
+    )
+    output.add_argument("--json", metavar="FILE", help="everything")
+    output.add_argument("--csv", metavar="FILE", help="throughput, latency, CPU and memory over time")
+    output.add_argument("--hgrm", metavar="FILE", help="the latency distribution, as HdrHistogram plotters read it")
+    output.add_argument("--html", metavar="FILE", help="one self-contained page with plots")
+    return parser
+
+
+def parse_options(argv: list[str]) -> Options:
+    """Options from arguments. Ends the process with status 2 if they make no sense."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.connections == 0 and args.idle == 0:
+        parser.error("--connections 0 without --idle leaves nothing to do")
+    if args.connections == 0 and (args.messages is not None or args.churn or args.rate is not None or args.calibrate):
+        parser.error("--connections 0 sends nothing: leave out --messages, --rate, --churn and --calibrate")
+    if args.processes > max(args.connections, args.idle):
+        parser.error("more --processes than connections")
+    if args.messages is not None and args.messages < args.processes:
+        parser.error("more --processes than messages")
+    if args.rate is not None and args.pipeline > 1 and not args.churn:
+        parser.error("--pipeline is of the closed loop: an open loop (--rate) sends when it is time")
+    if args.spawn is not None and "{port}" not in args.spawn:
+        parser.error("--spawn needs {port} in the command, where the number of the port goes")
+    if args.server is not None and args.server_log is not None:
+        parser.error("--server-log is of a server that is started here")
+    if args.pin is True and args.server is not None and args.server[0] not in ("127.0.0.1", "localhost", "::1"):
+        parser.error("--pin needs a server on this machine")
+    settings = Settings(
+        connections=args.connections,
+        idle=args.idle,
+        pipeline=args.pipeline,
+        rate_per_s=args.rate,
+        arrivals=args.arrivals,
+        duration_s=args.duration,
+        warmup_s=args.warmup,
+        messages=args.messages,
+        ramp_per_s=args.ramp,
+        size=args.size,
+        text=args.text,
+        churn=args.churn,
+        processes=args.processes,
+        seed=random.SystemRandom().randrange(1, 1_000_000) if args.seed is None else args.seed,
+        timeout_s=args.timeout,
+        null=args.calibrate,
+    )
+    return Options(
+        settings=settings,
+        server=args.server,
+        spawn=args.spawn,
+        server_log=args.server_log,
+        pin=args.pin,
+        repeat=args.repeat,
+        calibrate=args.calibrate,
+        json=args.json,
+        csv=args.csv,
+        hgrm=args.hgrm,
+        html=args.html,
+        conditions=args.conditions,
+    )
+
+
+def _number(text: str, what: str, least: float, *, strict: bool = False) -> float:
+    try:
+        value = float(text.removesuffix("k")) * (1000 if text.endswith("k") else 1)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= 1e9 or (strict and value == least):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = _number(text, "a whole number of 0 or more", 0)
+    if value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(value)
+
+
+def _positive(text: str) -> int:
+    value = _natural(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return value
+
+
+def _rate(text: str) -> float:
+    return _number(text, "a rate: give a number per second above 0", 0, strict=True)
+
+
+def _seconds(text: str) -> float:
+    return _number(text, "a number of seconds above 0", 0, strict=True)
+
+
+def _seconds_or_none(text: str) -> float:
+    return _number(text, "a number of seconds", 0)
+
+
+def _sizes(text: str) -> str:
+    try:
+        parse_sizes(text)
+    except SizeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _condition(text: str) -> Condition:
+    try:
+        return parse_condition(text)
+    except AssertionSyntaxError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)

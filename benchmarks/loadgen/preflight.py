@@ -1,0 +1,103 @@
+"""What would make a run fail half-way, found before it starts."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+from loadgen.settings import Settings
+from loadgen.target import CannotRun
+
+# Beside connections: streams, selector, wake-up pair, pipes, listener, log, what the interpreter opens.
+_OTHER_DESCRIPTORS = 64
+
+
+def check(settings: Settings, *, local: bool) -> list[str]:
+    """Make the process ready for a run, its children included (they inherit the limits).
+
+    Args:
+        local: the server is on this machine.
+
+    Returns:
+        warnings, one line each.
+
+    Raises:
+        CannotRun: it can't succeed.
+    """
+    raise_descriptor_limit(settings.sockets + _OTHER_DESCRIPTORS)
+    check_ports(settings.sockets)
+    warnings = []
+    if local:
+        backlog = _number("/proc/sys/net/core/somaxconn", 4096)
+        if min(settings.ramp_per_s, settings.sockets) > backlog:
+            warnings.append(
+                f"connections are opened at up to {settings.ramp_per_s:.0f}/s, and the kernel queues {backlog} at most "
+                "(net.core.somaxconn): a stalled server will lose some; lower --ramp"
+            )
+    if settings.churn and _number("/proc/sys/net/ipv4/tcp_tw_reuse", 2) == 0:
+        warnings.append("net.ipv4.tcp_tw_reuse is 0: --churn runs out of ports after as many connections as there are")
+    return warnings
+
+
+def raise_descriptor_limit(needed: int) -> None:
+    """Raise the limit of open descriptors to what is needed.
+
+    Raises:
+        CannotRun: it may not be raised so far; the text names the number.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    wanted_hard = hard if hard == resource.RLIM_INFINITY or hard >= needed else needed
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, wanted_hard))
+    except (ValueError, OSError):
+        raise CannotRun(
+            f"{needed} descriptors are needed and the hard limit is {hard}: "
+            f"run `ulimit -Hn {needed}` as root first, or lower --connections and --idle"
+        ) from None
+
+
+def check_ports(sockets: int, range_file: str = "/proc/sys/net/ipv4/ip_local_port_range") -> None:
+    """A connection to one address and port needs a local port of its own.
+
+    Raises:
+        CannotRun: there are too few.
+    """
+    try:
+        low, high = (int(word) for word in Path(range_file).read_text().split())
+    except (OSError, ValueError):
+        return
+    ports = high - low + 1
+    if sockets > ports:
+        raise CannotRun(
+            f"{sockets} connections need as many local ports, and there are {ports} ({low}-{high}): "
+            "widen net.ipv4.ip_local_port_range, or lower --connections and --idle"
+        )
+
+
+def pick_cores(pin: bool | None, spawned: bool) -> tuple[list[int] | None, list[int] | None]:
+    """Which cores the server and the generators get: the first one, and the others. None: any.
+
+    Args:
+        pin: as asked for; None: if we started the server, and there are two cores.
+
+    Raises:
+        CannotRun: asked for, and there is only one core, or the system can't do it.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) < 2:
+        if pin:
+            raise CannotRun("--pin needs two cores: one for the server, one for the generator")
+        return None, None
+    if pin or (pin is None and spawned):
+        return cores[:1], cores[1:]
+    return None, None
+
+
+def _number(path: str, default: int) -> int:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return default

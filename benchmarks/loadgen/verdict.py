@@ -1,0 +1,132 @@
+"""Whether a run's numbers can be trusted. The rules are those of docs/benchmarking.md."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from loadgen.settings import LATE_SEND_S, Settings
+
+# A process that has used this part of a core could not have done more: the rest is the scheduler's.
+SATURATED = 0.9
+# With so many messages in flight a closed loop is meant to saturate the server: if it doesn't, its throughput is not
+# what the server is capable of.
+SATURATING_IN_FLIGHT = 64
+MAX_LATE_FRACTION = 0.01
+MIN_RATE_FRACTION = 0.98
+# So that a p99 can be given.
+MIN_SAMPLES = 1000
+MAX_DRIFT = 0.10
+MAX_MEDIAN_DRIFT = 0.5
+_MEDIAN_DRIFT_FLOOR_MS = 0.2
+_MIN_INTERVALS = 8
+# Cores' worth of other processes' time above which the machine was not quiet.
+_NOISE = 0.1
+
+
+def judge(settings: Settings, result: dict[str, Any]) -> dict[str, Any]:
+    """The verdict: ``valid``, the ``reasons`` why not, and ``notes`` for the reader."""
+    reasons: list[str] = []
+    notes: list[str] = []
+    if settings.connections:
+        if settings.mode == "open":
+            _judge_open(settings, result, reasons)
+        else:
+            _judge_closed(settings, result, reasons, notes)
+        n = result["latency"]["n"]
+        if n < MIN_SAMPLES:
+            reasons.append(f"too few samples: {n} (at least {MIN_SAMPLES}); run longer")
+        _judge_drift(settings, result["intervals"], reasons, notes)
+    if result["server"] is None:
+        notes.append("the server's process could not be found: its CPU and memory are not known")
+    others = result["other_cpu_share"]
+    if others is not None and others > _NOISE:
+        notes.append(f"the machine was not quiet: other processes used {others:.0%} of a core")
+    if result["interrupted"]:
+        notes.append("interrupted: these are the numbers up to then")
+    return {"valid": not reasons, "reasons": reasons, "notes": notes}
+
+
+def _busiest_generator(result: dict[str, Any]) -> float:
+    return max(result["generator"]["cpu_share"], default=0.0)
+
+
+def _judge_closed(settings: Settings, result: dict[str, Any], reasons: list[str], notes: list[str]) -> None:
+    generator = _busiest_generator(result)
+    server = result["server"]["cpu_share"] if result["server"] is not None else None
+    if server is not None and server >= SATURATED:
+        return  # as it should be
+    if settings.null and generator >= SATURATED:
+        return  # what a calibration is after
+    said = "unknown" if server is None else f"{server:.0%} of a core"
+    if generator >= SATURATED:
+        reasons.append(
+            f"generator saturated: it used {generator:.0%} of its core, the server {said}; "
+            "this is the generator's limit: use more --processes"
+        )
+    elif server is not None:
+        in_flight = settings.connections * settings.pipeline
+        if in_flight >= SATURATING_IN_FLIGHT:
+            reasons.append(
+                f"server not saturated: it used {said}, the generator {generator:.0%}; with {in_flight} "
+                "in flight one of them should be at its limit: something else takes their cores, or holds them up"
+            )
+        else:
+            notes.append(
+                f"neither side was at its limit (server {said}, generator {generator:.0%} of a core): with {in_flight} "
+                "in flight the throughput follows from the latency, and is not the server's capacity"
+            )
+
+
+def _judge_open(settings: Settings, result: dict[str, Any], reasons: list[str]) -> None:
+    generator = _busiest_generator(result)
+    if generator >= SATURATED:
+        reasons.append(
+            f"generator saturated: it used {generator:.0%} of its core; use more --processes or lower --rate"
+        )
+    messages = result["messages"]
+    lateness = result["send_lateness"]
+    sends = (lateness["n"] if lateness is not None else 0) + messages["missed_sends"]
+    if not sends:
+        reasons.append("nothing was sent")
+        return
+    late = messages["late_sends"]
+    if late > MAX_LATE_FRACTION * sends:
+        reasons.append(
+            f"sends late: {late / sends:.1%} left more than {LATE_SEND_S * 1000:g} ms after their time "
+            f"(at most {MAX_LATE_FRACTION:.0%} may)"
+        )
+    # Of what was scheduled, not of rate times duration: Poisson arrivals vary, and that is no fault.
+    window = settings.pipeline if settings.churn else 1
+    reached = result["messages"]["measured"] / (sends * window)
+    if reached < MIN_RATE_FRACTION and not result["interrupted"]:
+        reasons.append(
+            f"rate not reached: {result['throughput_per_s']:,.0f} replies/s "
+            f"of {sends * window / result['seconds']:,.0f}/s asked for; latency then grows with the length of the run"
+        )
+
+
+def _judge_drift(settings: Settings, intervals: list[dict[str, Any]], reasons: list[str], notes: list[str]) -> None:
+    """Whether the beginning differs from the rest, which then had not warmed up."""
+    whole = [interval for interval in intervals if interval["to_s"] - interval["from_s"] >= settings.interval_s / 2]
+    if len(whole) < _MIN_INTERVALS:
+        notes.append("too short to tell whether it had warmed up")
+        return
+    first, last = whole[: len(whole) // 4], whole[len(whole) // 2 :]
+    if settings.mode == "closed":
+        before, after = (median(interval["throughput_per_s"] for interval in part) for part in (first, last))
+        if after and abs(before / after - 1) > MAX_DRIFT:
+            reasons.append(
+                f"warm-up drift: {before:,.0f}/s in the first quarter, {after:,.0f}/s in the second half; "
+                "use a longer --warmup, or a quieter machine"
+            )
+        return
+    medians = [[interval["p50_ms"] for interval in part if interval["p50_ms"] is not None] for part in (first, last)]
+    if all(medians):
+        before, after = map(median, medians)
+        drift_ms = abs(before - after)
+        if drift_ms > _MEDIAN_DRIFT_FLOOR_MS and drift_ms > MAX_MEDIAN_DRIFT * after:
+            reasons.append(
+                f"warm-up drift: p50 {before:.2f} ms in the first quarter, {after:.2f} ms in the second half; "
+                "use a longer --warmup, or a quieter machine"
+            )

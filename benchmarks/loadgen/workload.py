@@ -1,0 +1,159 @@
+"""What is sent and what must come back: messages made from a seed, each with the reply that is right.
+
+Everything is made before the run. A connection walks through the pool in a circle from a starting point of its own, so
+that a server that mixes up its clients gives itself away; what it sends next, and what it must receive next, are slices
+of two long byte strings. Checking a chunk of replies is then one comparison in C, whatever number of replies it holds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# How many different messages a pool has, if they are small, and how many bytes if they are not.
+POOL_MESSAGES = 4096
+POOL_BYTES = 4 * 1024 * 1024
+
+# The longest message a lognormal distribution may ask for: its tail has no end, memory has.
+LOGNORMAL_MAX_BYTES = 1024 * 1024
+
+_ASCII = [chr(code) for code in range(0x20, 0x7F)]
+_LATIN = [chr(code) for code in range(0xC0, 0x180)]
+_CJK = [chr(code) for code in range(0x4E00, 0xA000)]
+# With a zero-width joiner and a skin tone: a sequence that looks like one character is several code points.
+_EMOJI = [chr(code) for code in range(0x1F300, 0x1F650)] + ["\u200d", "\U0001f3fd", "❤", "\ufe0f"]
+
+ALPHABETS: dict[str, list[str]] = {
+    "ascii": _ASCII,
+    "latin": _ASCII * 2 + _LATIN,
+    "cjk": _CJK,
+    "emoji": _EMOJI,
+    "mixed": _ASCII * 30 + _LATIN * 10 + _CJK[:1000] + _EMOJI,
+}
+
+
+class SizeError(ValueError):
+    """A size specification that can't be used. The text says why."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Message sizes in bytes, without the terminator: fixed, uniform or lognormal. Made by `parse_sizes`."""
+
+    kind: str
+    low_bytes: int
+    high_bytes: int
+    sigma: float = 0.0
+
+    def sampler(self, rng: random.Random) -> Callable[[], int]:
+        """A function that gives one size after the other."""
+        low, high, sigma = self.low_bytes, self.high_bytes, self.sigma
+        if self.kind == "uniform":
+            return lambda: rng.randint(low, high)
+        if self.kind == "lognormal":
+            return lambda: min(round(low * rng.lognormvariate(0, sigma)), high)
+        return lambda: low
+
+
+def parse_sizes(text: str) -> Sizes:
+    """Sizes from ``32``, ``uniform:8-200`` or ``lognormal:MEDIAN,SIGMA`` (bytes; sigma of the logarithm).
+
+    Raises:
+        SizeError: it is none of them, or a number makes no sense.
+    """
+    kind, colon, rest = text.partition(":")
+    try:
+        if not colon:
+            size = int(text)
+            sizes = Sizes("fixed", size, size)
+        elif kind == "uniform":
+            low, _, high = rest.partition("-")
+            sizes = Sizes("uniform", int(low), int(high))
+        elif kind == "lognormal":
+            median, _, sigma = rest.partition(",")
+            sizes = Sizes("lognormal", int(median), LOGNORMAL_MAX_BYTES, float(sigma or 1.0))
+        else:
+            raise ValueError
+    except ValueError:
+        raise SizeError(f"{text!r} is not a size: give 32, uniform:8-200 or lognormal:64,1.0 (bytes)") from None
+    if not 0 <= sizes.low_bytes <= sizes.high_bytes <= 64 * 1024 * 1024 or not 0 <= sizes.sigma <= 5:
+        raise SizeError(f"{text!r} is not a size: from 0 to 64 MiB, the smaller number first, sigma from 0 to 5")
+    return sizes
+
+
+def make_texts(sizes: Sizes, text: str, count: int, rng: random.Random) -> list[bytes]:
+    """Messages in UTF-8 without terminator, each of exactly the size drawn for it."""
+    next_size = sizes.sampler(rng)
+    # Drawing each character of each message anew would take seconds for large ones: they are cut from one long text.
+    corpus = "".join(rng.choices(ALPHABETS[text], k=65536))
+    corpus += corpus[:4096]
+    texts = []
+    for _ in range(count):
+        size = next_size()
+        start = rng.randrange(65536)
+        piece = corpus[start : start + size] if size <= 4096 else (corpus[start:] * (size // 4096 + 1))[:size]
+        # As many whole characters as fit; what is left of a wide one is filled with x.
+        whole = piece.encode()[:size].decode(errors="ignore").encode()
+        texts.append(whole + b"x" * (size - len(whole)))
+    return texts
+
+
+class Pool:
+    """Messages, and the replies they must get.
+
+    Args:
+        texts: the messages, without terminator.
+        reply_to: the right reply to a message, with its terminator. Default: the number of its code points and LF.
+
+    Attributes:
+        size: how many messages there are.
+        requests, replies: all of them one after the other, twice, so that no slice has to be put together at the end.
+        request_at, reply_at: where the message of each position begins in them; positions up to twice the size.
+    """
+
+    def __init__(self, texts: list[bytes], reply_to: Callable[[bytes], bytes] | None = None) -> None:
+        if reply_to is None:
+            reply_to = count_reply
+        self.size = len(texts)
+        replies = [reply_to(text) for text in texts]
+        self.requests = b"\n".join([*texts, *texts, b""])
+        self.replies = b"".join(replies * 2)
+        self.request_at = list(itertools.accumulate((len(text) + 1 for text in texts * 2), initial=0))
+        self.reply_at = list(itertools.accumulate(map(len, replies * 2), initial=0))
+
+    def requests_from(self, position: int, count: int) -> bytes:
+        """The next ``count`` messages, terminated, from a position below the pool's size."""
+        at = self.request_at
+        return self.requests[at[position] : at[position + count]]
+
+    def replies_from(self, position: int, count: int) -> bytes:
+        """The replies to them."""
+        at = self.reply_at
+        return self.replies[at[position] : at[position + count]]
+
+
+def count_reply(text: bytes) -> bytes:
+    """The right reply to a message: how many code points it has."""
+    return b"%d\n" % len(text.decode())
+
+
+def null_reply(text: bytes) -> bytes:
+    """What the null server of `--calibrate` replies to everything."""
+    return b"0\n"
+
+
+def make_pool(sizes: Sizes, text: str, window: int, seed: int, *, null: bool = False) -> Pool:
+    """A pool that suits the message sizes.
+
+    Args:
+        window: how many messages one connection may have in flight; the pool has at least as many.
+        seed: the same seed gives the same messages.
+        null: expect what the null server replies.
+    """
+    rng = random.Random(seed)
+    next_size = sizes.sampler(random.Random(seed))
+    typical_bytes = sum(next_size() for _ in range(64)) // 64 + 1
+    count = max(min(POOL_MESSAGES, POOL_BYTES // typical_bytes), 16, window)
+    return Pool(make_texts(sizes, text, count, rng), null_reply if null else None)
