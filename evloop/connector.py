@@ -104,13 +104,16 @@ class Connector:
         self._done = True
         self._socket = None
         self._release(sock)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection = Connection(self._loop, sock, peer, self._protocol, self._limits)
         try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection = Connection(self._loop, sock, peer, self._protocol, self._limits)
             connection.open()
-        except OSError as error:
-            failed = ConnectError(f"cannot watch {self._target}: {error}")
+        except Exception as error:
+            if not isinstance(error, OSError):  # an error of the protocol's data_handler; on_connect's is not seen here
+                self._loop.log_exception(f"connection to {self._target} closed: its protocol could not be used", error)
+            self._loop.close_later(sock)
+            failed = ConnectError(f"cannot use the connection to {self._target}: {error}")
             self._loop.call_soon(self._protocol.on_connect_error, failed)
 
     def _handle_timeout(self) -> None:
