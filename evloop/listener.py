@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from evloop.connector import peer_text
 from evloop.errors import ACCEPT_RETRY, EXHAUSTED, ListenError
 from evloop.poller import READ
+from evloop.portowner import owner_of_port
 from evloop.timers import Timer
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ EXHAUSTED_PAUSE_S = 0.1
 
 # How often it is said, while that goes on: ten tries a second would be ten lines a second, for hours.
 WARN_EVERY_S = 60.0
+
+# How many ports are tried when the kernel may choose, and one port has to be free on several addresses.
+_PORT_TRIES = 20
 
 # Linux lets an accepted socket inherit these two from its listener: two system calls less for each connection.
 _INHERITS_OPTIONS = sys.platform == "linux"
@@ -69,19 +73,39 @@ def open_listeners(host: str, port: int, backlog: int) -> list[socket.socket]:
     for kind, _, _, _, address in found:
         if (kind, address) not in addresses:  # a name may be listed twice
             addresses.append((kind, address))
+    tries = _PORT_TRIES if port == 0 else 1
+    while True:
+        tries -= 1
+        try:
+            sockets = _open_all(addresses, backlog)
+        except _PortTakenError:
+            # The kernel picks a port that is free on the first address; another may be taken on the second.
+            if not tries:
+                raise
+        else:
+            break
+    if not sockets:
+        raise ListenError(f"none of the addresses of {host!r} belongs to this machine; try --host 127.0.0.1")
+    return sockets
+
+
+class _PortTakenError(ListenError):
+    pass
+
+
+def _open_all(addresses: list[tuple[int, Any]], backlog: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, address in addresses:
-            if port == 0 and sockets:  # the port that the kernel picked for the first
+            if address[1] == 0 and sockets:  # the port that the kernel picked for the first
                 address = (address[0], sockets[0].getsockname()[1], *address[2:])
             try:
                 sockets.append(_open_listener(family, address, backlog))
             except OSError as error:
                 if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) and len(addresses) > 1:
                     continue  # a name with an IPv6 address on a machine without IPv6: the others will do
-                raise ListenError(_explain(error, address)) from None
-        if not sockets:
-            raise ListenError(f"none of the addresses of {host!r} belongs to this machine; try --host 127.0.0.1")
+                kind = _PortTakenError if error.errno == errno.EADDRINUSE else ListenError
+                raise kind(_explain(error, address)) from None
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -111,7 +135,9 @@ def _open_listener(family: int, address: tuple[Any, ...], backlog: int) -> socke
 def _explain(error: OSError, address: tuple[Any, ...]) -> str:
     where = peer_text(address)
     if error.errno == errno.EADDRINUSE:
-        return f"cannot listen on {where}: the port is taken; stop the program that has it or choose another port"
+        owner = owner_of_port(address[1])
+        by, program = ("", "the program that has it") if owner is None else (f" by {owner}", "it")
+        return f"cannot listen on {where}: the port is taken{by}; stop {program} or choose another port"
     if error.errno == errno.EACCES:
         return f"cannot listen on {where}: no permission; choose a port of 1024 or above"
     if error.errno == errno.EADDRNOTAVAIL:

@@ -26,6 +26,7 @@ ORDER = [
     "evloop.descriptors",
     "evloop.connection",
     "evloop.connector",
+    "evloop.portowner",
     "evloop.monitor",
     "evloop.loop",
     "evloop.listener",
