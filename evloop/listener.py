@@ -78,10 +78,10 @@ def open_listeners(host: str, port: int, backlog: int) -> list[socket.socket]:
         tries -= 1
         try:
             sockets = _open_all(addresses, backlog)
-        except _PortTakenError:
+        except _PortTakenError as taken:
             # The kernel picks a port that is free on the first address; another may be taken on the second.
             if not tries:
-                raise
+                raise ListenError(_explain_taken(taken.address)) from None
         else:
             break
     if not sockets:
@@ -89,8 +89,9 @@ def open_listeners(host: str, port: int, backlog: int) -> list[socket.socket]:
     return sockets
 
 
-class _PortTakenError(ListenError):
-    pass
+class _PortTakenError(Exception):
+    def __init__(self, address: tuple[Any, ...]) -> None:
+        self.address = address
 
 
 def _open_all(addresses: list[tuple[int, Any]], backlog: int) -> list[socket.socket]:
@@ -104,8 +105,9 @@ def _open_all(addresses: list[tuple[int, Any]], backlog: int) -> list[socket.soc
             except OSError as error:
                 if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) and len(addresses) > 1:
                     continue  # a name with an IPv6 address on a machine without IPv6: the others will do
-                kind = _PortTakenError if error.errno == errno.EADDRINUSE else ListenError
-                raise kind(_explain(error, address)) from None
+                if error.errno == errno.EADDRINUSE:
+                    raise _PortTakenError(address) from None
+                raise ListenError(_explain(error, address)) from None
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -132,12 +134,14 @@ def _open_listener(family: int, address: tuple[Any, ...], backlog: int) -> socke
     return sock
 
 
+def _explain_taken(address: tuple[Any, ...]) -> str:
+    owner = owner_of_port(address[1])  # looks at every process
+    by, program = ("", "the program that has it") if owner is None else (f" by {owner}", "it")
+    return f"cannot listen on {peer_text(address)}: the port is taken{by}; stop {program} or choose another port"
+
+
 def _explain(error: OSError, address: tuple[Any, ...]) -> str:
     where = peer_text(address)
-    if error.errno == errno.EADDRINUSE:
-        owner = owner_of_port(address[1])
-        by, program = ("", "the program that has it") if owner is None else (f" by {owner}", "it")
-        return f"cannot listen on {where}: the port is taken{by}; stop {program} or choose another port"
     if error.errno == errno.EACCES:
         return f"cannot listen on {where}: no permission; choose a port of 1024 or above"
     if error.errno == errno.EADDRNOTAVAIL:

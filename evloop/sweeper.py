@@ -87,6 +87,7 @@ class Sweeper:
     def _sweep_some(self, connections: list[Connection], start: int) -> None:
         now = self._loop.now
         idle_s = self._limits.idle_timeout_s
+        has_write_timeout = self._limits.write_timeout_s is not None
         for connection in connections[start : start + SWEEP_BATCH]:
             if connection.state is State.LINGERING or connection.state is State.CLOSED:
                 continue
@@ -94,9 +95,10 @@ class Sweeper:
             if activity != connection.activity:
                 connection.activity = activity
                 connection.active_at = now
-            elif idle_s is not None and now - connection.active_at >= idle_s and not connection.stalled:
-                connection.end_for(LimitError("idle-timeout", f"no byte in {idle_s:g} s"))
-                continue
+            elif idle_s is not None and now - connection.active_at >= idle_s:
+                if not (connection.stalled and has_write_timeout):  # else it is the other time-out's to judge
+                    connection.end_for(LimitError("idle-timeout", f"no byte in {idle_s:g} s"))
+                    continue
             self._check_stalls(connection, now)
         start += SWEEP_BATCH
         if start < len(connections):
