@@ -10,10 +10,11 @@ else here is built on it, with a bounded number of messages in flight.
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import socket
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 
 from evloop.errors import ConnectError, EvloopError
@@ -87,6 +88,7 @@ class Wire:
 
     Attributes:
         broken: nothing can be sent any more; there may still be something to read.
+        closed: `close` was called.
     """
 
     def __init__(self, sock: socket.socket, timeout_s: float) -> None:
@@ -96,6 +98,7 @@ class Wire:
         self._selector = selectors.DefaultSelector()
         self._selector.register(sock, selectors.EVENT_READ)
         self.broken = False
+        self.closed = False
 
     def exchange(self, data: bytes | memoryview) -> tuple[int, bytes]:
         """Wait until some of ``data`` has left or something has come; with no data, until something has come.
@@ -105,7 +108,10 @@ class Wire:
 
         Raises:
             ClientTimeoutError: neither happened in time.
+            ConnectionLostError: the wire is closed.
         """
+        if self.closed:
+            raise ConnectionLostError("the connection is closed: by close(), or after an error or an interrupt")
         while True:
             # Nearly always the socket can be written at once, so try before asking.
             sent = self.send(data) if data else 0
@@ -153,7 +159,8 @@ class Wire:
             pass  # reset; the next read says so
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket. Safe to call twice."""
+        self.closed = True
         self._selector.close()
         self._socket.close()
 
@@ -222,82 +229,100 @@ class CharCountClient:
         """The counts of many messages, in order, sent without waiting for each reply.
 
         Lazy both ways: takes ``texts`` as it goes, some thousands ahead of what it has yielded at most, and holds no
-        more than that. When it ends early, by an error or because the caller stops, it first waits for the replies
-        that are still due, so the connection can be used again.
+        more than that. An error in ``texts`` is raised when all texts before it are counted. When it ends early, it
+        first waits for the replies that are still due, so the connection can be used again; but it closes the
+        connection if that has failed, or in an interrupt.
 
         Raises:
             RuntimeError: another `count_many` of this client has not ended.
             ValueError, ReplyError, ConnectionLostError, ClientTimeoutError: as for `count`.
         """
-        for index, reply in enumerate(self.replies(map(encode_message, texts))):
-            if reply.startswith(b"ERR "):
-                raise ReplyError(reply.decode("utf-8", "replace"), index)
-            try:
-                count = int(reply)
-            except ValueError:
-                raise ReplyError(reply.decode("utf-8", "replace"), index) from None
-            yield count
+        with contextlib.closing(self.replies(map(encode_message, texts))) as replies:
+            for index, reply in enumerate(replies):
+                if reply.startswith(b"ERR "):
+                    raise ReplyError(reply.decode("utf-8", "replace"), index)
+                try:
+                    count = int(reply)
+                except ValueError:
+                    raise ReplyError(reply.decode("utf-8", "replace"), index) from None
+                yield count
 
-    def replies(self, messages: Iterable[bytes]) -> Iterator[bytes]:
+    def replies(self, messages: Iterable[bytes]) -> Generator[bytes, None, None]:
         """Like `count_many`, but takes messages with their LF and yields each reply line as it came, errors too."""
         if self._in_use:
             raise RuntimeError("one count_many at a time: end the other one first")
         self._in_use = True
         source = iter(messages)
         due = 0  # replies
-        cut_off = False  # in the middle of sending a message
         try:
             while True:
-                batch = _take(source, _WINDOW_MESSAGES - due)
-                if not batch and not due:
-                    return
-                due += len(batch)
-                cut_off = True
+                batch, error = _take(source, _WINDOW_MESSAGES - due)
                 self._send(b"".join(batch))
-                cut_off = False
+                due += len(batch)
                 # Refill when half of the window is answered: bigger batches than one message out, one in.
-                while due > (_WINDOW_MESSAGES // 2 if batch else 0):
+                last = error is not None or not batch
+                while due > (0 if last else _WINDOW_MESSAGES // 2):
                     reply = self._next_reply()
                     due -= 1
                     yield reply
-        except EvloopError:
-            cut_off = True
+                if error is not None:
+                    raise error
+                if last:
+                    return
+        except (Exception, GeneratorExit):
+            # Of the source, of the connection, which is closed then, or the caller has enough. That is what matters,
+            # and not what goes wrong while the rest is awaited.
+            with contextlib.suppress(EvloopError):
+                while due and not self._wire.closed:
+                    self._next_reply()
+                    due -= 1
+            raise
+        except BaseException:
+            self.close()  # an interrupt: no time to wait for what is due
             raise
         finally:
             self._in_use = False
-            if not cut_off:
-                for _ in range(due):
-                    self._next_reply()
-            else:
-                self.close()
 
     def _send(self, data: bytes) -> None:
         unsent = memoryview(data)
         while unsent:
-            sent, received = self._wire.exchange(unsent)
-            if not sent and not received:
-                raise ConnectionLostError(_LOST)
+            sent = self._exchange(unsent)
             unsent = unsent[sent:]
-            self._received.extend(self._framer.feed(received))
 
     def _next_reply(self) -> bytes:
         while not self._received:
-            _, received = self._wire.exchange(b"")
-            if not received:
-                raise ConnectionLostError(_LOST)
-            self._received.extend(self._framer.feed(received))
+            self._exchange(b"")
         reply = self._received.popleft()
         return b"ERR overlong-reply" if reply is None else reply
 
+    def _exchange(self, data: bytes | memoryview) -> int:
+        """Let the wire move, keep the replies that came, and return how much of ``data`` has left."""
+        try:
+            sent, received = self._wire.exchange(data)
+            if not sent and not received:
+                raise ConnectionLostError(_LOST)
+        except BaseException:
+            # Cut off in the middle of a message or of a reply: what came next would answer something else.
+            self.close()
+            raise
+        self._received.extend(self._framer.feed(received))
+        return sent
 
-def _take(source: Iterator[bytes], most: int) -> list[bytes]:
-    """The next messages to send together: at most so many, and not many more bytes than a window's."""
+
+def _take(source: Iterator[bytes], most: int) -> tuple[list[bytes], Exception | None]:
+    """The next messages to send together: at most so many, and not many more bytes than a window's.
+
+    An error of the source comes with the messages before it, which are to be answered first.
+    """
     batch: list[bytes] = []
     size = 0
-    while len(batch) < most and size < _WINDOW_BYTES:
-        message = next(source, None)
-        if message is None:
-            break
-        batch.append(message)
-        size += len(message)
-    return batch
+    try:
+        while len(batch) < most and size < _WINDOW_BYTES:
+            message = next(source, None)
+            if message is None:
+                break
+            batch.append(message)
+            size += len(message)
+    except Exception as error:
+        return batch, error
+    return batch, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -65,4 +66,7 @@ def start() -> Iterator[Callable[..., Any]]:
     for client in running:
         if client.poll() is None:
             client.kill()
-        client.communicate()
+        client.wait()
+        for stream in (client.stdin, client.stdout, client.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()

@@ -37,6 +37,7 @@ ORDER = [
     "evloop.charcount.session",
     "evloop.charcount.server",
     "evloop.charcount.client",
+    "evloop.charcount.pump",
     "evloop.charcount.cli.arguments",
     "evloop.charcount.cli.",
 ]

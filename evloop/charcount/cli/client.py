@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import selectors
 import socket
 import sys
 from collections.abc import Iterable, Iterator
@@ -26,27 +25,37 @@ from evloop.charcount.client import (
     encode_message,
     open_socket,
 )
-from evloop.errors import ConnectError
+from evloop.charcount.pump import InputError, Pump
+from evloop.errors import EvloopError
 
 EXIT_OK = 0
-EXIT_SERVER_ERROR = 1
+EXIT_SERVER_ERROR = 1  # or stdout can't be written
 EXIT_CANNOT_CONNECT = 3
 EXIT_TIMEOUT = 4
 EXIT_INTERRUPTED = 130
 
-_BLOCK_BYTES = 65536
 _PROMPT = "> "
 # The old client's one recv.
 _CLASSIC_RECV_BYTES = 1024
 
 
+class OutputError(EvloopError):
+    """stdout can't be written. The text says why."""
+
+
 def complain(text: str) -> None:
-    """One line on stderr."""
-    print(f"charcount-client: {text}", file=sys.stderr, flush=True)
+    """One line on stderr, or nothing if that is closed: stdout is for replies."""
+    if sys.stderr is not None:
+        print(f"charcount-client: {text}", file=sys.stderr, flush=True)
 
 
 class Output:
-    """Replies to stdout, errors to stderr; knows the exit status that follows."""
+    """Replies to stdout, errors to stderr; knows the exit status that follows.
+
+    Raises:
+        BrokenPipeError: whoever read stdout has enough.
+        OutputError: stdout can't be written for another reason.
+    """
 
     def __init__(self) -> None:
         # A process may be started with stdout closed.
@@ -59,8 +68,7 @@ class Output:
             complain(f"message {number}: the server answered {line.decode('utf-8', 'replace')!r}")
             self.status = EXIT_SERVER_ERROR
         else:
-            self._stream.write(line + b"\n")
-            self._stream.flush()
+            self._write(line + b"\n")
 
     def reply_lines(self, lines: bytes, first: int) -> None:
         """Whole reply lines, of which the first answers message ``first``."""
@@ -68,8 +76,20 @@ class Output:
             for number, line in enumerate(lines.split(b"\n")[:-1], first):
                 self.reply(line, number)
         else:
+            self._write(lines)
+
+    def _write(self, lines: bytes) -> None:
+        try:
             self._stream.write(lines)
             self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"cannot write to stdout: {error.strerror or error}") from None
+
+    def abandon(self) -> None:
+        """After an error: what is still buffered must not be tried again when the process ends."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 # ---------------------------------------------------------------------- line framing
@@ -97,6 +117,7 @@ def terminal_lines() -> Iterator[str]:
     """Lines typed at the terminal, with line editing and history, until Ctrl-D."""
     # input() prompts on stdout, unless that is the terminal, too, and then has line editing.
     editing = sys.stdout is not None and sys.stdout.isatty()
+    asks = sys.stderr is not None and sys.stderr.isatty()
     if editing:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives input() its line editing)
@@ -105,77 +126,18 @@ def terminal_lines() -> Iterator[str]:
             if editing:
                 yield input(_PROMPT)
             else:
-                print(_PROMPT, end="", file=sys.stderr, flush=True)
+                if asks:
+                    print(_PROMPT, end="", file=sys.stderr, flush=True)
                 line = sys.stdin.readline()
                 if not line:
                     raise EOFError
                 yield line.removesuffix("\n")
         except EOFError:
-            print(file=sys.stderr)  # the shell's prompt starts on a line of its own
+            if asks:
+                print(file=sys.stderr)  # the shell's prompt starts on a line of its own
             return
         except UnicodeDecodeError:
             complain("that was not valid text in this terminal's encoding")
-
-
-def pump(wire: Wire, source: int, output: Output, timeout_s: float) -> None:
-    """Send what comes from a descriptor, as it comes, and write replies as they come, until both have ended.
-
-    The bytes of a file of lines are the wire format already, so blocks are passed on whole: no line is ever looked at.
-    """
-    # poll, not epoll: epoll can't wait for a regular file, and stdin may be one.
-    selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
-    unsent = memoryview(b"")
-    sent_messages = 0
-    answered = 0
-    unterminated = False
-    reading = True
-    partial = b""  # of a reply
-    with contextlib.closing(selector):
-        selector.register(wire.fileno(), selectors.EVENT_READ)
-        selector.register(source, selectors.EVENT_READ)
-        while True:
-            ready = selector.select(timeout_s if unsent or sent_messages > answered else None)
-            if not ready:
-                raise ClientTimeoutError(f"no answer from the server in {timeout_s:g} s; see --timeout")
-            fds = {key.fd: events for key, events in ready}
-            if fds.get(wire.fileno(), 0) & selectors.EVENT_READ:
-                received = wire.receive()
-                if received == b"":
-                    break
-                lines, newline, rest = (received or b"").rpartition(b"\n")
-                if newline:
-                    lines = partial + lines + newline
-                    output.reply_lines(lines, answered + 1)
-                    answered += lines.count(b"\n")
-                    partial = rest
-                else:
-                    partial += rest
-            if source in fds:
-                block = os.read(source, _BLOCK_BYTES)
-                if block:
-                    unsent = memoryview(block)
-                    sent_messages += block.count(b"\n")
-                    unterminated = not block.endswith(b"\n")
-                else:
-                    reading = False
-                    sent_messages += unterminated
-                    selector.unregister(source)
-                    wire.end()
-            if unsent:
-                unsent = unsent[wire.send(unsent) :]
-            # One block at a time: stdin is read again when the last one has left.
-            if reading and (source in selector.get_map()) == bool(unsent):
-                if unsent:
-                    selector.unregister(source)
-                else:
-                    selector.register(source, selectors.EVENT_READ)
-            selector.modify(
-                wire.fileno(), selectors.EVENT_READ | (selectors.EVENT_WRITE if unsent and not wire.broken else 0)
-            )
-    if partial:
-        output.reply_lines(partial + b"\n", answered + 1)
-    if reading or unsent or answered < sent_messages:
-        raise ConnectionLostError(f"the server closed the connection; {answered} messages were answered")
 
 
 # ---------------------------------------------------------------------- classic framing
@@ -215,8 +177,9 @@ def make_parser() -> argparse.ArgumentParser:
         "charcount-client",
         usage="[OPTION ...] [TEXT ...]",
         description="Send messages to a charcount-server and show the number of characters of each.",
-        epilog="Without TEXT, each line of input is a message. Exit status: 0 fine, 1 the server answered an error, "
-        "2 wrong usage, 3 cannot connect or connection lost, 4 no answer in time, 130 interrupted.",
+        epilog="Without TEXT, each line of input is a message. Exit status: 0 fine, 1 the server answered an error, or "
+        "stdout cannot be written, 2 wrong usage, 3 cannot connect or connection lost, 4 no answer in time, "
+        "130 interrupted.",
     )
     parser.add_argument("text", nargs="*", metavar="TEXT", help="a message (put -- before one that begins with -)")
     parser.add_argument("--host", default=DEFAULT_HOST, help="the server's name or address (default: %(default)s)")
@@ -255,17 +218,25 @@ def run(args: argparse.Namespace, messages: list[bytes], output: Output) -> None
     else:
         wire = Wire(open_socket(args.host, args.port, args.timeout), args.timeout)
         with contextlib.closing(wire):
-            pump(wire, sys.stdin.fileno(), output, args.timeout)
+            Pump(wire, sys.stdin.fileno(), output.reply_lines, args.timeout).run()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the client. Returns the exit status."""
-    parser = make_parser()
-    args = parser.parse_args(argv)
+def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """Options may stand before, between and after texts; what follows ``--`` is text."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    args = parser.parse_intermixed_args(arguments[:end])
+    args.text += arguments[end + 1 :]
     if args.timeout == 0:
         parser.error("argument --timeout: give more than 0 seconds")
     if args.port == 0:
         parser.error("argument -p/--port: give the port the server listens on")
+    if not args.text and sys.stdin is None:
+        parser.error("no TEXT given and stdin is closed: nothing to send")
+    return args
+
+
+def encode_texts(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[bytes]:
+    """The arguments as messages: in line framing with their LF."""
     messages = []
     for number, text in enumerate(args.text, 1):
         try:
@@ -274,23 +245,38 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"TEXT {number}: {error}")
         if args.classic and not text:
             parser.error(f"TEXT {number} is empty, which raw framing cannot carry")
-    if not messages and sys.stdin is None:
-        parser.error("no TEXT given and stdin is closed: nothing to send")
+    return messages
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the client. Returns the exit status."""
+    parser = make_parser()
+    args = parse_arguments(parser, sys.argv[1:] if argv is None else argv)
+    messages = encode_texts(parser, args)
+    output = Output()
     try:
-        output = Output()
         run(args, messages, output)
         return output.status
     except BrokenPipeError:
-        # Whoever read our output has enough. Nothing may be written to stdout any more, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return EXIT_OK
+        output.abandon()
+        return output.status
     except KeyboardInterrupt:
-        if sys.stdin is not None and sys.stdin.isatty():
+        if sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty():
             print(file=sys.stderr)
         return EXIT_INTERRUPTED
-    except ClientTimeoutError as error:
+    except EvloopError as error:
         complain(str(error))
+        if isinstance(error, OutputError):
+            output.abandon()
+        return exit_status(error)
+
+
+def exit_status(error: EvloopError) -> int:
+    """That of a client which ended with this error."""
+    if isinstance(error, ClientTimeoutError):
         return EXIT_TIMEOUT
-    except (ConnectError, ConnectionLostError) as error:
-        complain(str(error))
-        return EXIT_CANNOT_CONNECT
+    if isinstance(error, InputError):
+        return EXIT_USAGE
+    if isinstance(error, OutputError):
+        return EXIT_SERVER_ERROR
+    return EXIT_CANNOT_CONNECT
