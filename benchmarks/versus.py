@@ -7,7 +7,10 @@ each. The result is ratios, taken within each round, with confidence intervals. 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import itertools
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,9 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.comparison import machine as machine_description
 from benchmarks.comparison import native, report
+from benchmarks.comparison.commands import COMMANDS
+from benchmarks.comparison.results import Results
 from benchmarks.comparison.runner import RunError, Runner, Timing, cores, raise_descriptor_limit
 from benchmarks.comparison.scenarios import SCENARIOS, Scenario
-from benchmarks.peers.registry import PEERS, Peer
+from benchmarks.peers.registry import OURS, PEERS, Peer
 
 SCHEMA = 1
 EXIT_FAILED = 1
@@ -69,7 +74,7 @@ def list_everything() -> None:
     for peer in PEERS.values():
         missing = peer.missing()
         print(f"  {peer.name:<18} {peer.kind:<10} {'not here: ' + missing if missing else peer.version()}")
-    print(*report.legend(peer.kind for peer in PEERS.values()), sep="\n")
+    print(report.legend(PEERS))
 
 
 def participants(scenario: Scenario, chosen: Sequence[str] | None) -> list[Peer]:
@@ -78,34 +83,96 @@ def participants(scenario: Scenario, chosen: Sequence[str] | None) -> list[Peer]
     return [PEERS[name] for name in names if PEERS[name].missing() is None]
 
 
-def compare(scenarios: Sequence[Scenario], chosen: Sequence[str] | None, rounds: int, runner: Runner) -> report.Results:
-    """Run it all; a line of progress on stderr."""
-    results = report.Results()
-    total = sum(len(participants(scenario, chosen)) for scenario in scenarios) * rounds
-    done = 0
-    start = time.monotonic()
-    for scenario in scenarios:
-        rate = 0.5 * capacity(runner) if scenario.mode == "open" else 0.0
-        for number in range(rounds):
-            for peer in participants(scenario, chosen):
-                done += 1
-                if sys.stderr.isatty():
-                    elapsed = time.monotonic() - start
-                    line = f"{done}/{total} {elapsed:.0f} s  {scenario.name} round {number + 1} {peer.name}"
-                    print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-                try:
-                    results.add(scenario.name, peer.name, number, runner.run(scenario, peer, number + 1, rate))
-                except RunError as error:
-                    results.fail(scenario.name, peer.name, str(error))
-        if sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        print(report.as_text(results, scenario), flush=True)
-    return results
+class Comparison:
+    """Runs scenarios, family by family; results are shown as each family is done, progress on stderr."""
+
+    def __init__(self, chosen: Sequence[str] | None, rounds: int, runner: Runner) -> None:
+        self.results = Results()
+        self._chosen = chosen
+        self._rounds = rounds
+        self._runner = runner
+        self._start = time.monotonic()
+        self._progress_shown = sys.stderr.isatty()
+
+    def run(self, scenarios: Sequence[Scenario]) -> None:
+        """Every scenario of a family in turn within each round, so that they can be compared with each other too."""
+        for _, group in itertools.groupby(scenarios, key=lambda scenario: scenario.family or scenario.name):
+            family = list(group)
+            rates = {scenario.name: self._rate(scenario) for scenario in family}
+            for number in range(self._rounds):
+                for scenario in family:
+                    if scenario.max_rounds is None or number < scenario.max_rounds:
+                        self._round(scenario, number, rates[scenario.name])
+            self._show_progress("")
+            for scenario in family:
+                print(report.as_text(self.results, scenario), flush=True)
+
+    def _round(self, scenario: Scenario, number: int, rate: float) -> None:
+        if scenario.mode == "command":
+            self._show_progress(f"{scenario.name} round {number + 1}")
+            try:
+                for name, figures in COMMANDS[scenario.name](self._runner.directory).items():
+                    self.results.add(scenario.name, name, number, figures)
+            except (RunError, OSError, subprocess.SubprocessError) as error:
+                self.results.fail(scenario.name, OURS, str(error))
+            return
+        for peer in participants(scenario, self._chosen):
+            self._show_progress(f"{scenario.name} round {number + 1} {peer.name}")
+            try:
+                figures = self._runner.run(scenario, peer, number + 1, rate)
+                self.results.add(scenario.name, peer.name, number, figures)
+            except RunError as error:
+                self.results.fail(scenario.name, peer.name, str(error))
+
+    def _rate(self, scenario: Scenario) -> float:
+        """For open loop: half of what the yardstick answers in a second at most."""
+        if scenario.mode != "open":
+            return 0.0
+        yardstick = SCENARIOS["inflight-1"]
+        return 0.5 * max(self._runner.run(yardstick, PEERS[_CAPACITY_OF], seed)["per_s"] for seed in (1, 2))
+
+    def _show_progress(self, text: str) -> None:
+        if self._progress_shown:
+            line = f"{time.monotonic() - self._start:4.0f} s  {text}" if text else ""
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
 
-def capacity(runner: Runner) -> float:
-    """What asyncio's Protocol answers in a second at most: the yardstick of the open loop's rate."""
-    return runner.run(SCENARIOS["inflight-1"], PEERS[_CAPACITY_OF], 1)["per_s"]
+def measure(args: argparse.Namespace, scenarios: Sequence[Scenario]) -> tuple[Results, dict[str, object]]:
+    """Run it all. The results, and the machine they are from.
+
+    Raises:
+        native.BuildError: the generator can't be compiled.
+    """
+    timing = Timing(
+        warmup_s=args.warmup if args.warmup is not None else 0.2 if args.quick else 0.3,
+        duration_s=args.duration if args.duration is not None else 0.4 if args.quick else 1.0,
+    )
+    raise_descriptor_limit()
+    if len(set(cores())) < 2:
+        print("versus.py: only one core: server and generator share it, so rates mean little", file=sys.stderr)
+    taking_part = {peer.name: peer for scenario in scenarios for peer in participants(scenario, args.servers)}
+    machine = machine_description.describe(taking_part.values())
+    with tempfile.TemporaryDirectory(prefix="versus-") as directory:
+        rounds = args.rounds or (2 if args.quick else 5)
+        comparison = Comparison(args.servers, rounds, Runner(Path(directory), timing))
+        comparison.run(scenarios)
+    return comparison.results, machine
+
+
+def write_files(
+    args: argparse.Namespace, results: Results, machine: dict[str, object], scenarios: list[Scenario]
+) -> None:
+    """What --json and --out ask for."""
+    if args.json:
+        document = {"schema": SCHEMA, "machine": machine, "argv": sys.argv[1:], **results.to_json()}
+        args.json.write_text(json.dumps(document, indent=1) + "\n")
+    if args.out:
+        from benchmarks.comparison import plots  # slow to import, and not everyone has matplotlib
+
+        args.out.mkdir(parents=True, exist_ok=True)
+        words = machine_description.in_words(machine)
+        names = plots.draw_all(results, words, args.out)
+        (args.out / "versus.md").write_text(report.document(results, scenarios, words, names))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -114,9 +181,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.list:
         list_everything()
         return 0
+    if args.out and importlib.util.find_spec("matplotlib") is None:
+        print("versus.py: --out needs matplotlib: pip install -e '.[bench]'", file=sys.stderr)
+        return EXIT_CANNOT_RUN
     if args.source:
         data = json.loads(args.source.read_text())
-        results, machine = report.Results.from_json(data), data["machine"]
+        results, machine = Results.from_json(data), data["machine"]
         names = args.scenario or [name for name in SCENARIOS if name in results.runs]
         scenarios = [SCENARIOS[name] for name in names]
         for scenario in scenarios:
@@ -124,29 +194,15 @@ def main(argv: list[str] | None = None) -> int:
     else:
         names = args.scenario or (_QUICK if args.quick else list(SCENARIOS))
         scenarios = [SCENARIOS[name] for name in names]
-        timing = Timing(
-            warmup_s=args.warmup if args.warmup is not None else 0.2 if args.quick else 0.3,
-            duration_s=args.duration if args.duration is not None else 0.4 if args.quick else 1.0,
-        )
-        rounds = args.rounds or (2 if args.quick else 5)
-        raise_descriptor_limit()
-        if len(set(cores())) < 2:
-            print("versus.py: only one core: server and generator share it, so rates mean little", file=sys.stderr)
-        taking_part = {peer.name: peer for scenario in scenarios for peer in participants(scenario, args.servers)}
-        machine = machine_description.describe(taking_part.values())
-        with tempfile.TemporaryDirectory(prefix="versus-") as directory:
-            try:
-                runner = Runner(Path(directory), timing)
-            except native.BuildError as error:
-                print(f"versus.py: cannot run: {error}", file=sys.stderr)
-                return EXIT_CANNOT_RUN
-            results = compare(scenarios, args.servers, rounds, runner)
-    servers = {server for scenario in scenarios for server in results.runs.get(scenario.name, {})}
-    print(*report.legend(PEERS[name].kind for name in servers if name in PEERS), sep="\n")
+        try:
+            results, machine = measure(args, scenarios)
+        except native.BuildError as error:
+            print(f"versus.py: cannot run: {error}", file=sys.stderr)
+            return EXIT_CANNOT_RUN
+    print(report.growth_as_text(results))
+    print(report.legend(server for servers in results.runs.values() for server in servers))
     print(machine_description.in_words(machine))
-    if args.json:
-        document = {"schema": SCHEMA, "machine": machine, "argv": sys.argv[1:], **results.to_json()}
-        args.json.write_text(json.dumps(document, indent=1) + "\n")
+    write_files(args, results, machine, scenarios)
     return EXIT_FAILED if results.failures else 0
 
 

@@ -3,63 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
-from benchmarks.comparison.scenarios import Scenario
-from benchmarks.comparison.statistics import Estimate, estimate, paired_ratio
-from benchmarks.peers.registry import KINDS, OURS, PEERS
+from benchmarks.comparison.results import Results
+from benchmarks.comparison.scenarios import GROWTHS, Growth, Scenario
+from benchmarks.comparison.statistics import paired_ratio
+from benchmarks.peers.registry import KINDS, PEERS
 
 # A closed loop in which the server was busy less than this says nothing about its throughput.
 _SATURATED = 0.9
-
-
-@dataclass(slots=True)
-class Results:
-    """All runs of a comparison: figures by scenario, server and round."""
-
-    runs: dict[str, dict[str, dict[int, dict[str, float]]]] = field(default_factory=dict)
-    failures: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-
-    def add(self, scenario: str, server: str, number: int, figures: dict[str, float]) -> None:
-        self.runs.setdefault(scenario, {}).setdefault(server, {})[number] = figures
-
-    def fail(self, scenario: str, server: str, reason: str) -> None:
-        self.failures.setdefault(scenario, {}).setdefault(server, []).append(reason)
-
-    def by_round(self, scenario: str, server: str, figure: str) -> dict[int, float]:
-        """One figure of one server, by the round's number."""
-        rounds = self.runs.get(scenario, {}).get(server, {})
-        return {number: figures[figure] for number, figures in rounds.items() if figure in figures}
-
-    def estimate(self, scenario: str, server: str, figure: str) -> Estimate | None:
-        """Over rounds; None if there is no run."""
-        values = list(self.by_round(scenario, server, figure).values())
-        return estimate(values) if values else None
-
-    def ratio(self, scenario: str, server: str, figure: str, ours: str = OURS) -> Estimate | None:
-        """How many times ours this server's figure is."""
-        return paired_ratio(self.by_round(scenario, server, figure), self.by_round(scenario, ours, figure))
-
-    def to_json(self) -> dict[str, object]:
-        """For a file; `from_json` reads it."""
-        flat = [
-            {"scenario": scenario, "server": server, "round": number, **figures}
-            for scenario, servers in self.runs.items()
-            for server, rounds in servers.items()
-            for number, figures in rounds.items()
-        ]
-        return {"runs": flat, "failures": self.failures}
-
-    @classmethod
-    def from_json(cls, data: dict[str, object]) -> Results:
-        runs, failures = data["runs"], data["failures"]
-        assert isinstance(runs, list)
-        assert isinstance(failures, dict)
-        results = cls(failures=failures)
-        for run in runs:
-            figures = dict(run)
-            results.add(figures.pop("scenario"), figures.pop("server"), figures.pop("round"), figures)
-        return results
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +56,56 @@ _COMMAND_COLUMNS = (
 _COLUMNS = {"churn": _CHURN_COLUMNS, "memory": _MEMORY_COLUMNS, "command": _COMMAND_COLUMNS}
 
 
+def document(results: Results, scenarios: Iterable[Scenario], machine: str, plots: Iterable[str]) -> str:
+    """Everything in one Markdown page. ``plots`` are file names beside it."""
+    scenarios = list(scenarios)
+    servers = {server for scenario in scenarios for server in results.runs.get(scenario.name, {})}
+    parts = [
+        "# Servers compared",
+        f"Machine: {machine}",
+        "CPU is user and system time of the server's process, from the kernel's account of it. Figures are medians "
+        "over rounds; the last two columns are ratios taken within each round, and how sure they are.",
+        "\n".join(f"- *{kind}*: {meaning}" for kind, meaning in _meanings(servers)),
+        *(f"![{Path(name).stem}]({name})" for name in plots),
+        *(as_markdown(results, scenario) for scenario in scenarios if scenario.name in results.runs),
+        growth_as_markdown(results),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
 def _kind(name: str) -> str:
     peer = PEERS.get(name)
     return peer.kind if peer else ""
 
 
-def _why_not_busy(results: Results, scenario: str, server: str) -> str:
-    busy = results.estimate(scenario, server, "server_busy")
-    polling = results.estimate(scenario, server, "generator_busy")
-    assert busy is not None
-    text = f"busy {_percent(busy.value)} of the time only, so its rate is not its limit"
-    if polling is not None and polling.value < _SATURATED:  # it polls without a pause
-        return (
-            f"{text}: something else was using the machine (the generator got {_percent(polling.value)} of its core)."
-        )
-    return f"{text}: it waited for the generator."
+def _unsaturated(results: Results, scenario: Scenario) -> dict[str, float]:
+    """Servers that were not busy all the time, with how much of it they were."""
+    if scenario.mode not in ("closed", "churn"):
+        return {}
+    busy = {
+        server: results.estimate(scenario.name, server, "server_busy") for server in results.runs.get(scenario.name, {})
+    }
+    return {server: found.value for server, found in busy.items() if found is not None and found.value < _SATURATED}
+
+
+def _notes(results: Results, scenario: Scenario) -> list[str]:
+    """What a reader of the table must know."""
+    notes = []
+    unsaturated = _unsaturated(results, scenario)
+    if unsaturated:
+        shares = ", ".join(f"{server} {_percent(share)}" for server, share in unsaturated.items())
+        notes.append(f"† not busy all the time, so its rate is not its limit: {shares}.")
+        # The generator polls without a pause: what it did not get of its core, something else got.
+        found = [results.estimate(scenario.name, server, "generator_busy") for server in unsaturated]
+        polling = [share.value for share in found if share is not None]
+        if polling and min(polling) < _SATURATED:
+            notes.append(
+                f"Something else was using the machine (the generator got only {_percent(min(polling))} of its core at "
+                "worst): don't trust rates and latencies."
+            )
+    for server, reasons in results.failures.get(scenario.name, {}).items():
+        notes.append(f"{server} failed in {len(reasons)} rounds: {reasons[0]}")
+    return notes
 
 
 def rows(results: Results, scenario: Scenario) -> tuple[list[str], list[list[str]], list[str]]:
@@ -131,16 +119,12 @@ def rows(results: Results, scenario: Scenario) -> tuple[list[str], list[list[str
     reference = scenario.reference
     heads = ["server", "kind", *(column.head for column in columns), f"x {reference}", "95 % interval"]
     lines: list[tuple[float, list[str]]] = []
-    notes = []
+    unsaturated = _unsaturated(results, scenario)
     for server in servers:
-        cells = [server, _kind(server)]
+        cells = [f"{server} †" if server in unsaturated else server, _kind(server)]
         for column in columns:
             found = results.estimate(scenario.name, server, column.figure)
             cells.append("" if found is None else column.text(found.value))
-        busy = results.estimate(scenario.name, server, "server_busy")
-        if scenario.mode in ("closed", "churn") and busy is not None and busy.value < _SATURATED:
-            cells[0] += " *"
-            notes.append(f"* {server}: {_why_not_busy(results, scenario.name, server)}")
         ratio = results.ratio(scenario.name, server, scenario.metric, reference)
         if ratio is None:
             cells += ["", ""]
@@ -148,37 +132,92 @@ def rows(results: Results, scenario: Scenario) -> tuple[list[str], list[list[str
             cells += [f"{ratio.value:.2f}", f"{ratio.low:.2f} - {ratio.high:.2f}" if server != reference else ""]
         main = results.estimate(scenario.name, server, scenario.metric)
         lines.append((main.value if main else float("inf"), cells))
-    for server, reasons in results.failures.get(scenario.name, {}).items():
-        notes.append(f"{server} failed in {len(reasons)} rounds: {reasons[0]}")
-    return heads, [cells for _, cells in sorted(lines, key=lambda line: line[0])], notes
+    return heads, [cells for _, cells in sorted(lines, key=lambda line: line[0])], _notes(results, scenario)
 
 
 def as_text(results: Results, scenario: Scenario) -> str:
     """The table for a terminal."""
     heads, lines, notes = rows(results, scenario)
-    widths = [max(len(line[i]) for line in (heads, *lines)) for i in range(len(heads))]
-
-    def aligned(line: list[str]) -> str:
-        cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
-        return "  ".join(cells).rstrip()
-
     head = f"{scenario.name}: {scenario.title}"
-    return "\n".join([head, "-" * len(head), aligned(heads), *map(aligned, lines), *notes, ""])
+    return "\n".join([head, "-" * len(head), *_aligned(heads, lines, left=2), *notes, ""])
+
+
+def _aligned(heads: list[str], lines: list[list[str]], left: int) -> list[str]:
+    """Lines of equal width; the first ``left`` columns are words, the others are numbers."""
+    table = [heads, *lines]
+    widths = [max(len(line[i]) for line in table) for i in range(len(heads))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in table
+    ]
+
+
+def _markdown_table(heads: list[str], lines: list[list[str]], left: int) -> list[str]:
+    """As `_aligned`; our lines in bold."""
+    out = ["| " + " | ".join(heads) + " |", "|" + "---|" * left + "---:|" * (len(heads) - left)]
+    for line in lines:
+        ours = line[1] == "ours"
+        out.append("| " + " | ".join(f"**{cell}**" if cell and ours else cell for cell in line) + " |")
+    return out
 
 
 def as_markdown(results: Results, scenario: Scenario) -> str:
     """The table for a document; our line in bold."""
     heads, lines, notes = rows(results, scenario)
-    out = [f"### {scenario.title[0].upper()}{scenario.title[1:]}", "", f"`{scenario.name}`", ""]
-    out.append("| " + " | ".join(heads) + " |")
-    out.append("|---|---|" + "---:|" * (len(heads) - 2))
-    for line in lines:
-        cells = [f"**{cell}**" if cell and _kind(line[0]) == "ours" else cell for cell in line]
-        out.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*out, "", *(f"{note}\n" for note in notes)])
+    title = f"### {scenario.title[0].upper()}{scenario.title[1:]}"
+    table = _markdown_table(heads, lines, left=2)
+    return "\n".join([title, "", f"`{scenario.name}`", "", *table, "", *(f"{note}\n" for note in notes)])
 
 
-def legend(kinds: Iterable[str]) -> list[str]:
-    """What each kind that occurs means."""
-    found = set(kinds)
-    return [f"{kind}: {meaning}" for kind, meaning in KINDS.items() if kind in found]
+def growth_rows(results: Results) -> tuple[list[str], list[list[str]]]:
+    """How each server's cost grows from one scenario to another."""
+    heads = ["server", "kind", "scenario", "relative to", "cost", "times", "95 % interval"]
+    lines = []
+    for growth in GROWTHS:
+        servers = results.runs.get(growth.scenario, {})
+        for server in servers:
+            found = paired_ratio(*(_costs(results, name, server, growth) for name in (growth.scenario, growth.base)))
+            if found is not None:
+                cost = "CPU per byte" if growth.per_byte else "CPU per message"
+                interval = f"{found.low:.2f} - {found.high:.2f}"
+                name = growth.scenario, growth.base, cost
+                lines.append([server, _kind(server), *name, f"{found.value:.2f}", interval])
+    return heads, lines
+
+
+def _costs(results: Results, scenario: str, server: str, growth: Growth) -> dict[int, float]:
+    costs = results.by_round(scenario, server, "cpu_us")
+    if not growth.per_byte:
+        return costs
+    sizes = results.by_round(scenario, server, "mean_message_bytes")
+    return {number: cost / sizes[number] for number, cost in costs.items()}
+
+
+def growth_as_text(results: Results) -> str:
+    """The growth table for a terminal; empty if nothing can be told."""
+    heads, lines = growth_rows(results)
+    if not lines:
+        return ""
+    head = "growth: each server beside itself"
+    return "\n".join([head, "-" * len(head), *_aligned(heads, lines, left=5), ""])
+
+
+def growth_as_markdown(results: Results) -> str:
+    """The growth table for a document; empty if nothing can be told."""
+    heads, lines = growth_rows(results)
+    if not lines:
+        return ""
+    return "\n".join(["### Growth: each server beside itself", "", *_markdown_table(heads, lines, left=5), ""])
+
+
+def legend(servers: Iterable[str]) -> str:
+    """What the kinds of these servers mean, a line each."""
+    return "\n".join(f"{kind}: {meaning}" for kind, meaning in _meanings(servers))
+
+
+def _meanings(servers: Iterable[str]) -> list[tuple[str, str]]:
+    found = {_kind(server) for server in servers}
+    return [(kind, meaning) for kind, meaning in KINDS.items() if kind in found]

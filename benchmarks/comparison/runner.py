@@ -110,7 +110,7 @@ class Runner:
     """
 
     def __init__(self, directory: Path, timing: Timing) -> None:
-        self._directory = directory
+        self.directory = directory
         self._timing = timing
         self._driver = native.build(_DRIVER_SOURCE)
         self._payloads: dict[tuple[str, int, int], Payload] = {}
@@ -162,7 +162,7 @@ class Runner:
     def _payload(self, scenario: Scenario) -> Payload:
         key = scenario.text, scenario.size_bytes, scenario.depth
         if key not in self._payloads:
-            self._payloads[key] = write_payload(self._directory, *key)
+            self._payloads[key] = write_payload(self.directory, *key)
         return self._payloads[key]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 CORE = ("evloop", "c-epoll", "uvloop-protocol", "asyncio-protocol")
@@ -14,6 +15,7 @@ class Scenario:
     Attributes:
         name: as on the command line.
         title: as over its table.
+        family: scenarios that are compared with each other; they take turns within each round.
         group: scenarios that make one plot; ``x`` is where on its axis.
         mode: ``closed``, ``open`` or ``churn`` (see drive.c); ``memory``; or ``command``.
         connections: active ones.
@@ -24,10 +26,12 @@ class Scenario:
         metric: the figure the ratios are about.
         reference: the server that the ratios are relative to.
         servers: which ones, by default; None for all.
+        max_rounds: fewer rounds than asked for, for what takes long.
     """
 
     name: str
     title: str
+    family: str = ""
     group: str = ""
     x: float = 0
     mode: str = "closed"
@@ -39,32 +43,82 @@ class Scenario:
     metric: str = "cpu_us"
     reference: str = "evloop"
     servers: tuple[str, ...] | None = None
+    max_rounds: int | None = None
 
 
-def _all() -> list[Scenario]:
-    found = [
-        Scenario("inflight-1", "1 in flight, 300 connections, 32 B", "inflight", 1),
-        Scenario("inflight-16", "16 in flight, 300 connections, 32 B", "inflight", 16, depth=16),
-        Scenario("inflight-256", "256 in flight, 100 connections, 32 B", "inflight", 256, depth=256, connections=100),
-        Scenario("size-8000", "8,000-byte messages, 1 in flight, 300 connections", size_bytes=8000),
-    ]
+def _in_flight() -> Iterator[Scenario]:
+    for depth, connections in ((1, 300), (16, 300), (256, 100)):
+        title = f"{depth} in flight, {connections} connections, 32 B"
+        yield Scenario(f"inflight-{depth}", title, "inflight", "inflight", depth, connections=connections, depth=depth)
     for text in ("cjk", "emoji", "mixed"):
         for depth in (1, 16):
             title = f"{text} text, {depth} in flight, 300 connections, 32 B"
-            found.append(Scenario(f"{text}-{depth}", title, depth=depth, text=text, servers=CORE))
-    found.append(Scenario("churn", "connect, ask, close", mode="churn", connections=64))
+            yield Scenario(f"{text}-{depth}", title, "inflight", depth=depth, text=text, servers=CORE)
+
+
+def _connections() -> Iterator[Scenario]:
     for number in (10, 100, 1000, 10000):
         title = f"{number:,} connections, all active, 1 in flight, 32 B"
-        found.append(Scenario(f"connections-{number}", title, "connections", number, connections=number, servers=CORE))
+        name = f"connections-{number}"
+        yield Scenario(name, title, "connections", "connections", number, connections=number, servers=CORE)
     title = "100 active connections beside 10,000 idle ones, 1 in flight, 32 B"
-    found.append(Scenario("idle-10000", title, connections=100, idle=10000, servers=CORE))
+    yield Scenario("idle-10000", title, "connections", connections=100, idle=10000, servers=CORE)
+
+
+def _sizes() -> Iterator[Scenario]:
     for size in (32, 256, 2048, 16384, 65536):
         title = f"{size:,}-byte messages, 1 in flight, 100 connections"
-        found.append(Scenario(f"size-{size}", title, "size", size, connections=100, size_bytes=size, servers=CORE))
+        yield Scenario(f"size-{size}", title, "size", "size", size, connections=100, size_bytes=size, servers=CORE)
+    title = "8,000-byte messages, 1 in flight, 300 connections"
+    yield Scenario("size-8000", title, "size", size_bytes=8000)
+
+
+def _others() -> Iterator[Scenario]:
+    yield Scenario("churn", "connect, ask, close; 64 at a time", mode="churn", connections=64)
     title = "open loop at half of asyncio Protocol's capacity, 300 connections, 32 B"
-    found.append(Scenario("open-half", title, mode="open", metric="p999_us", servers=CORE))
-    found.append(Scenario("memory", "an idle connection, 5,000 of them", mode="memory", metric="bytes", idle=5000))
-    return found
+    yield Scenario("open-half", title, mode="open", metric="p999_us", servers=CORE)
+    title = "memory of an idle connection, 5,000 of them, each after one exchange"
+    yield Scenario("memory", title, mode="memory", metric="bytes", idle=5000, max_rounds=3)
 
 
-SCENARIOS = {scenario.name: scenario for scenario in _all()}
+def _commands() -> Iterator[Scenario]:
+    yield Scenario(
+        "startup",
+        "from start to first answer; a whole run of the client",
+        mode="command",
+        metric="wall_ms",
+        reference="python3 -c pass",
+    )
+    for text in ("ascii", "mixed"):
+        title = f"one message of 1 GiB of {text} text, and wc -m on the same bytes"
+        yield Scenario(f"huge-{text}", title, mode="command", metric="cpu_ms", max_rounds=3)
+    title = "a million lines through the client's standard input"
+    yield Scenario(
+        "client-lines", title, mode="command", metric="cpu_ms", reference="charcount-client < lines", max_rounds=3
+    )
+
+
+SCENARIOS = {
+    scenario.name: scenario for part in (_in_flight, _sizes, _connections, _others, _commands) for scenario in part()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A server's cost in one scenario, relative to its own cost in another."""
+
+    scenario: str
+    base: str
+    per_byte: bool = False
+
+
+GROWTHS = (
+    Growth("connections-1000", "connections-100"),
+    Growth("connections-10000", "connections-100"),
+    Growth("idle-10000", "connections-100"),
+    *(
+        Growth(f"{text}-{depth}", f"inflight-{depth}", per_byte=True)
+        for text in ("cjk", "emoji", "mixed")
+        for depth in (1, 16)
+    ),
+)
