@@ -85,13 +85,13 @@ class Server:
         self._sweeper = Sweeper(loop, self.connections, self.limits)
 
     def _affordable(self, wanted: int) -> int:
-        affordable = affordable_connections(wanted, self.loop.poller.capacity)
+        poller = self.loop.poller
+        affordable = affordable_connections(wanted, poller.capacity)
         if affordable < wanted:
-            _log.warning(
-                "at most %d connections, not %d: the descriptor limit allows no more (raise it with ulimit -n)",
-                affordable,
-                wanted,
-            )
+            reason = "the descriptor limit allows no more (raise it with ulimit -n)"
+            if affordable < affordable_connections(wanted, None):
+                reason = f"{poller.name} can watch no more"
+            _log.warning("at most %d connections, not %d: %s", affordable, wanted, reason)
         return affordable
 
     # ------------------------------------------------------------------ life

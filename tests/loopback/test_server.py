@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import selectors
 import socket
 
 import pytest
@@ -224,6 +225,15 @@ def test_more_connections_than_descriptors_allow_are_lowered_with_a_warning(star
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1000, 1000))
     server = start(Echo, Limits(max_connections=5000))
     assert server.server.max_connections == 968
+
+
+@pytest.mark.parametrize("selector", [selectors.SelectSelector])
+def test_more_connections_than_select_can_watch_are_lowered_with_a_warning(start, logged, monkeypatch):
+    resource = pytest.importorskip("resource")
+    logged.expect("at most 992 connections, not 5000: SelectSelector can watch no more")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (4096, 4096))
+    server = start(Echo, Limits(max_connections=5000))
+    assert server.server.max_connections == 992
 
 
 def test_counters(start):
