@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 from evloop.connector import peer_text
 from evloop.errors import ACCEPT_RETRY, EXHAUSTED, ListenError
 from evloop.poller import READ
-from evloop.portowner import owner_of_port
 from evloop.timers import Timer
 
 if TYPE_CHECKING:
@@ -135,6 +134,8 @@ def _open_listener(family: int, address: tuple[Any, ...], backlog: int) -> socke
 
 
 def _explain_taken(address: tuple[Any, ...]) -> str:
+    from evloop.portowner import owner_of_port  # here, as what it imports would slow down every start
+
     owner = owner_of_port(address[1])  # looks at every process
     by, program = ("", "the program that has it") if owner is None else (f" by {owner}", "it")
     return f"cannot listen on {peer_text(address)}: the port is taken{by}; stop {program} or choose another port"

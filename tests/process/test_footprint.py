@@ -1,0 +1,127 @@
+"""What the server's process weighs: long messages, idle connections, what it imports."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from faults.processes import Process
+from harness import DEADLINE_S, Client, wait_until
+from process.clients import ROOT
+
+MIB = 1024 * 1024
+
+
+def peak_memory(server: Process) -> int:
+    """The most resident memory it has ever had, in bytes, where the kernel keeps that; else what it has now."""
+    try:
+        status = Path(f"/proc/{server.popen.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return server.memory()
+
+
+@pytest.mark.parametrize(
+    "size", [32 * MIB, pytest.param(512 * MIB, marks=pytest.mark.slow)], ids=lambda size: f"{size // MIB} MiB"
+)
+@pytest.mark.parametrize("piece", [b"x" * MIB, ("é" * (MIB // 2)).encode()], ids=["ascii", "two bytes each"])
+def test_a_line_of_any_length_is_counted_without_growth(spawn, size, piece):
+    server = spawn()
+    client = server.connect()
+    # A long message before: the buffers it takes to receive at full speed are not growth.
+    client.send(piece * 4 + b"\n")
+    assert client.receive_line() == b"%d\n" % (4 * len(piece.decode()))
+    before = peak_memory(server)
+    for _ in range(size // MIB):
+        client.send(piece)
+        assert server.memory() - before < MIB
+    client.send(b"\n")
+    assert client.receive_line() == b"%d\n" % (size // MIB * len(piece.decode()))
+    assert peak_memory(server) - before < MIB
+
+
+@pytest.fixture
+def many_descriptors():
+    """Enough of them in this process for both the test's ends of the connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 12_000
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"at most {hard} descriptors here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def own_memory(server: Process) -> int:
+    """Memory that only this process has, in bytes: what its end would give back."""
+    info = server.psutil.memory_full_info()
+    return int(getattr(info, "uss", info.rss))
+
+
+IDLE = 5_000
+BYTES_PER_IDLE_CONNECTION = 1024
+
+
+@pytest.mark.slow
+def test_memory_of_idle_connections(spawn, many_descriptors):
+    server = spawn("--max-connections", "10000", "--log-level", "warning", python_options=())
+
+    def connect(count: int) -> list[Client]:
+        clients = [server.connect() for _ in range(count)]
+        for client in clients:
+            assert client.ask(b"hello\n", 2) == b"5\n"
+        return clients
+
+    connect(200)  # whatever is made once is made by now
+    before = own_memory(server)
+    connect(IDLE)
+    each = (own_memory(server) - before) / IDLE
+    assert each <= BYTES_PER_IDLE_CONNECTION, f"{each:.0f} bytes"
+
+
+def test_memory_comes_back_when_connections_end(spawn, many_descriptors):
+    server = spawn("--log-level", "warning")
+
+    def storm() -> int:
+        clients = [Client(server.address) for _ in range(500)]
+        for client in clients:
+            assert client.ask(b"hello\n", 2) == b"5\n"
+        for client in clients:
+            client.close()
+        wait_until(lambda: len(server.psutil.net_connections("tcp")) == 1, "only the listener is left")
+        return server.memory()
+
+    after_one = storm()
+    for _ in range(4):
+        after_five = storm()
+    assert after_five - after_one < MIB
+
+
+# ---------------------------------------------------------------------- the way to the first reply
+
+
+@pytest.mark.parametrize("command", ["server", "client"])
+def test_nothing_heavy_is_imported(command):
+    """What takes longer to import than to run would be paid at each start."""
+    program = f"import sys, evloop.charcount.cli.{command} as c; c.make_parser().format_help(); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=True
+    )
+    loaded = set(done.stdout.decode().split())
+    heavy = {
+        "asyncio",
+        "ssl",
+        "http",
+        "email",
+        "urllib",
+        "concurrent",
+        "multiprocessing",
+        "subprocess",
+        "typing_extensions",
+    }
+    assert loaded & heavy == set()
+    assert "readline" not in loaded  # only for a terminal
