@@ -49,6 +49,11 @@ def complain(text: str) -> None:
         print(f"charcount-client: {text}", file=sys.stderr, flush=True)
 
 
+def to_utf8(text: str) -> bytes:
+    """As it goes over the wire, whatever the terminal's encoding. Bytes that were not valid in that stay what they were."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 class Output:
     """Replies to stdout, errors to stderr; knows the exit status that follows.
 
@@ -162,6 +167,15 @@ def exchange_classic(sock: socket.socket, messages: Iterable[bytes], output: Out
         output.reply(reply, number)
 
 
+def typed_messages() -> Iterator[bytes]:
+    """Lines typed at the terminal that raw framing can carry."""
+    for line in terminal_lines():
+        if line:
+            yield to_utf8(line)
+        else:
+            complain("raw framing cannot carry an empty message")
+
+
 def piped_lines() -> Iterator[bytes]:
     """The lines of stdin, without their LF or CR LF."""
     for line in sys.stdin.buffer:
@@ -205,7 +219,7 @@ def run(args: argparse.Namespace, messages: list[bytes], output: Output) -> None
     if args.classic:
         with open_socket(args.host, args.port, args.timeout) as sock:
             if interactive:
-                texts: Iterable[bytes] = (os.fsencode(line) for line in terminal_lines())
+                texts: Iterable[bytes] = typed_messages()
             else:
                 texts = messages or piped_lines()
             exchange_classic(sock, texts, output)
@@ -240,7 +254,7 @@ def encode_texts(parser: argparse.ArgumentParser, args: argparse.Namespace) -> l
     messages = []
     for number, text in enumerate(args.text, 1):
         try:
-            messages.append(os.fsencode(text) if args.classic else encode_message(os.fsencode(text)))
+            messages.append(to_utf8(text) if args.classic else encode_message(text))
         except ValueError as error:
             parser.error(f"TEXT {number}: {error}")
         if args.classic and not text:
