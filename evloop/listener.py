@@ -52,6 +52,20 @@ def set_stream_options(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
+def resolve(host: str, port: int) -> list[tuple[int, Any]]:
+    """The address families and addresses of a name of this machine, each once; ``""`` stands for all of them.
+
+    Raises:
+        ListenError: in one line, what happened and what to do.
+    """
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ListenError(f"cannot resolve host {host!r}: {reason}; give a name or address of this machine") from None
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+
+
 def open_listeners(host: str, port: int, backlog: int) -> list[socket.socket]:
     """Listening sockets on every address of ``host``, non-blocking, all on the same port.
 
@@ -63,15 +77,7 @@ def open_listeners(host: str, port: int, backlog: int) -> list[socket.socket]:
     Raises:
         ListenError: in one line, what happened and what to do.
     """
-    try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ListenError(f"cannot resolve host {host!r}: {reason}; give a name or address of this machine") from None
-    addresses: list[tuple[int, Any]] = []
-    for kind, _, _, _, address in found:
-        if (kind, address) not in addresses:  # a name may be listed twice
-            addresses.append((kind, address))
+    addresses = resolve(host, port)
     tries = _PORT_TRIES if port == 0 else 1
     while True:
         tries -= 1

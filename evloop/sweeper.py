@@ -95,10 +95,13 @@ class Sweeper:
             if activity != connection.activity:
                 connection.activity = activity
                 connection.active_at = now
-            elif idle_s is not None and now - connection.active_at >= idle_s:
-                if not (connection.stalled and has_write_timeout):  # else it is the other time-out's to judge
-                    connection.end_for(LimitError("idle-timeout", f"no byte in {idle_s:g} s"))
-                    continue
+            elif (
+                idle_s is not None
+                and now - connection.active_at >= idle_s
+                and not (connection.stalled and has_write_timeout)  # else it is the other time-out's to judge
+            ):
+                connection.end_for(LimitError("idle-timeout", f"no byte in {idle_s:g} s"))
+                continue
             self._check_stalls(connection, now)
         start += SWEEP_BATCH
         if start < len(connections):

@@ -20,7 +20,12 @@ class CommandParser(argparse.ArgumentParser):
         command: the command's name.
         usage: its arguments in short, after the name.
         description, epilog: above and below the list of options.
+
+    Attributes:
+        origin: the environment variable that is being parsed; None for the command line.
     """
+
+    origin: str | None = None
 
     def __init__(self, command: str, usage: str, description: str, epilog: str) -> None:
         super().__init__(
@@ -36,7 +41,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the process: one line on stderr, exit status 2."""
-        self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+        origin = "" if self.origin is None else f"{self.origin}: "
+        self.exit(EXIT_USAGE, f"{self.prog}: {origin}{one_line(message)}; see {self.prog} --help\n")
 
 
 def one_line(text: str) -> str:

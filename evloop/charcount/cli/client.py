@@ -50,7 +50,7 @@ def complain(text: str) -> None:
 
 
 def to_utf8(text: str) -> bytes:
-    """As it goes over the wire, whatever the terminal's encoding; bytes that were not valid in that stay as they are."""
+    """As it goes over the wire, whatever the terminal's encoding; bytes not valid in that stay as they are."""
     return text.encode("utf-8", "surrogateescape")
 
 

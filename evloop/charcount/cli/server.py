@@ -6,14 +6,17 @@ import argparse
 import contextlib
 import gc
 import logging
+import os
 import sys
 
-from evloop.charcount.cli.arguments import CommandParser, port_number, positive_number, seconds
+from evloop.charcount.cli import environment
+from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser, port_number, positive_number, seconds
 from evloop.charcount.server import DEFAULT_PORT, CharCountServer, ServiceSettings
 from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE, TemplateError
-from evloop.descriptors import raise_descriptor_limit
+from evloop.descriptors import affordable_connections, raise_descriptor_limit
 from evloop.errors import ListenError
 from evloop.limits import Limits
+from evloop.listener import resolve
 from evloop.loop import EventLoop
 from evloop.serving import SLOW_PASS_S, handle_signals
 
@@ -31,13 +34,14 @@ def say(text: str) -> None:
             print(f"charcount-server: {text}", file=sys.stderr, flush=True)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> CommandParser:
     """The command line of ``charcount-server``."""
     parser = CommandParser(
         "charcount-server",
         usage="[OPTION ...]",
         description="Answer each message that clients send with its number of characters.",
-        epilog="SIGTERM or Ctrl-C stops it: what has been received is answered first; a second one stops it at once. "
+        epilog="Each option can be set by a variable as well: --max-message by CHARCOUNT_MAX_MESSAGE. "
+        "SIGTERM or Ctrl-C stops it: what has been received is answered first; a second one stops it at once. "
         "Exit status: 0 stopped, 1 stopped with connections aborted, 2 wrong usage, 3 cannot listen.",
     )
     where = parser.add_argument_group("where it listens")
@@ -111,6 +115,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="LEVEL",
         help="debug, info (each connect and disconnect), warning or error (default: %(default)s)",
     )
+    config = parser.add_argument_group("instead of serving")
+    config.add_argument("--print-config", action="store_true", help="show all settings as variables, and end")
+    config.add_argument("--check-config", action="store_true", help="say whether it could start with them, and end")
     return parser
 
 
@@ -141,11 +148,34 @@ def parse_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
     return settings
 
 
+def check_config(args: argparse.Namespace, settings: ServiceSettings) -> int:
+    """Say whether a server could start with these settings; the port itself may be in use by the running one."""
+    wanted = settings.limits.max_connections
+    raise_descriptor_limit(wanted)
+    affordable = affordable_connections(wanted, None)
+    try:
+        resolve(args.host, args.port)
+    except ListenError as error:
+        say(str(error))
+        return EXIT_CANNOT_LISTEN
+    if affordable < wanted:
+        raise_it = "raise it (ulimit -n) or lower the number"
+        say(f"the descriptor limit allows {affordable} connections, not {wanted}: {raise_it}")
+        return EXIT_USAGE
+    say("the settings are good")
+    return EXIT_OK
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the server until a signal stops it. Returns the exit status."""
     parser = make_parser()
-    args = parser.parse_args(argv)
+    args = environment.parse(parser, argv, os.environ)
     settings = parse_settings(parser, args)
+    if args.print_config:
+        print(environment.as_variables(parser, args))
+        return EXIT_OK
+    if args.check_config:
+        return check_config(args, settings)
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.raiseExceptions = False  # a log that can't be written must not stop the service
     raise_descriptor_limit(settings.limits.max_connections)
