@@ -179,7 +179,7 @@ static int connect_one(unsigned source) {
 }
 
 static void watch(struct conn *conn) {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = conn};
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = conn};
     if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, conn->fd, &event) != 0)
         die("epoll_ctl: %s", strerror(errno));
 }
@@ -334,7 +334,11 @@ static void run_until(uint64_t end_ns) {
         for (int i = 0; i < count; i++) {
             struct conn *conn = events[i].data.ptr;
             send_some(conn);
-            if (!(events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+            if (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+                while (read_replies(conn, now_ns()) >= 0)
+                    ; /* ends in an error: no server has a reason to end a connection */
+            }
+            if (!(events[i].events & EPOLLIN))
                 continue;
             if (opt.mode != CLOSED)
                 now = now_ns();

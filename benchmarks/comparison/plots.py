@@ -91,7 +91,7 @@ def _dots(ax: Axes, results: Results, scenario: str, measure: _Measure, title: s
         estimate = results.estimate(scenario, server, measure.figure)
         if estimate is not None and estimate.value > 0:
             found.append((estimate.value * measure.scale, estimate, server))
-    found.sort(reverse=not measure.more_is_better)
+    found.sort(key=lambda entry: entry[0], reverse=not measure.more_is_better)
     for row, (value, estimate, server) in enumerate(found):
         kind = PEERS[server].kind
         low, high = estimate.low * measure.scale, estimate.high * measure.scale
@@ -122,7 +122,7 @@ def _dots(ax: Axes, results: Results, scenario: str, measure: _Measure, title: s
     ax.set_ylim(-0.6, len(found) - 0.4)
     ax.set_xscale("log")
     _widen(ax)
-    _label_ticks(ax.xaxis)
+    _label_ticks(ax.xaxis, room=3)
     ax.grid(axis="y", visible=False)
     ax.set_title(title, loc="left")
     ax.set_xlabel(measure.label)
@@ -143,10 +143,14 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
-def _label_ticks(axis: Any) -> None:
-    """Plain numbers on a logarithmic axis, and enough of them also where it spans less than a decade or two."""
+def _label_ticks(axis: Any, room: float) -> None:
+    """Plain numbers on a logarithmic axis, and enough of them also where it spans less than a decade or two.
+
+    Args:
+        room: the span, as a ratio, up to which there is room for many.
+    """
     low, high = axis.get_view_interval()
-    digits = "23457" if high < 12 * low else "25" if high < 1000 * low else ""
+    digits = "2345678" if high < room * low else "25" if high < 60 * room * low else ""
 
     def label(value: float, _: object) -> str:
         return _tick(value) if f"{value:.0e}"[0] in "1" + digits else ""
@@ -157,7 +161,9 @@ def _label_ticks(axis: Any) -> None:
 
 
 def _tick(value: float) -> str:
-    return f"{value / 1e6:g} M" if value >= 1e6 else f"{value:,.0f}" if value >= 1 else f"{value:g}"
+    if value >= 1e4:
+        return f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k"
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
 
 
 def _dot_figure(panels: list[tuple[str, _Measure, str]]) -> Callable[[Results], Figure | None]:
@@ -216,11 +222,11 @@ def _lines(ax: Axes, results: Results, group: str, measure: _Measure, x_label: s
             zorder=3 if server == "evloop" else 2,
         )
     ax.set_xscale("log")
-    ax.set_xticks([scenario.x for scenario in members], [_tick(scenario.x) for scenario in members])
+    ax.set_xticks([scenario.x for scenario in members], [f"{scenario.x:,.0f}" for scenario in members])
     ax.xaxis.set_minor_formatter(NullFormatter())
     if base is None:
         ax.set_yscale("log")
-        _label_ticks(ax.yaxis)
+        _label_ticks(ax.yaxis, room=12)
     ax.set_xlabel(x_label)
     ax.set_title(measure.label, loc="left")
 
