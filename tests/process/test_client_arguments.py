@@ -90,7 +90,7 @@ def test_reply_template_of_the_server_is_shown_as_it_is(spawn):
     [
         (["two\nlines"], "TEXT 1: a message cannot contain a line break (LF), which ends a message"),
         (["fine", "ends in CR\r"], "TEXT 2: a message cannot end in CR, which counts as part of the line break"),
-        (["-x"], "unrecognized arguments: -x"),
+        (["-x"], "unrecognized arguments: -x (put -- before a TEXT that begins with -)"),
         (["--timeout", "0"], "argument --timeout: give more than 0 seconds"),
         (["--timeout", "long"], "argument --timeout: 'long' is not a number of seconds"),
         (["--port", "0"], "argument -p/--port: give the port the server listens on"),

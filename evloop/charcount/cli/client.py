@@ -50,7 +50,7 @@ def complain(text: str) -> None:
 
 
 def to_utf8(text: str) -> bytes:
-    """As it goes over the wire, whatever the terminal's encoding; bytes not valid in that stay as they are."""
+    """As it goes over the wire, in any locale; bytes that were not valid in that stay as they are."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -238,7 +238,9 @@ def run(args: argparse.Namespace, messages: list[bytes], output: Output) -> None
 def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     """Options may stand before, between and after texts; what follows ``--`` is text."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    args = parser.parse_intermixed_args(arguments[:end])
+    args, unknown = parser.parse_known_intermixed_args(arguments[:end])
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)} (put -- before a TEXT that begins with -)")
     args.text += arguments[end + 1 :]
     if args.timeout == 0:
         parser.error("argument --timeout: give more than 0 seconds")
