@@ -2,8 +2,8 @@
 
 Theory of operation
 -------------------
-Messages and right replies are slices of two long byte strings (`loadgen.workload.Pool`). A chunk that arrives is checked
-in one of three ways, from the common to the rare:
+Messages and right replies are slices of two long byte strings (`loadgen.workload.Pool`). A chunk that arrives is
+checked in one of three ways, from the common to the rare:
 
 1. It is exactly the replies to all that is in flight, which was sent at one time: one comparison of bytes, one clock
    reading, one bucket counted up, one send.
@@ -19,89 +19,24 @@ before a send is the moment of the send.
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from evloop.connection import flush_pending
 from evloop.errors import ConnectError
 from evloop.limits import Limits
-from evloop.loop import EventLoop
 from evloop.protocol import Protocol
-from loadgen.histogram import SUB_BUCKET_BITS, Counts, record
-from loadgen.workload import Pool
+from loadgen.histogram import SUB_BUCKET_BITS, record
+from loadgen.tally import Run
 
 clock_ns = time.monotonic_ns
 
-_EXAMPLES = 5
 _REFUSAL = b"ERR too-many-connections"
 
 # The library stops reading a peer that doesn't read; a generator must go on, or two that wait for each other stand
 # still. What an open loop can't send because so much is unsent already is counted as missed.
 GENERATOR_LIMITS = Limits(high_water_bytes=256 << 20, max_unsent_bytes=256 << 20, linger_timeout_s=5.0)
 MAX_UNSENT_BYTES = 1 << 20
-
-
-@dataclass
-class Tally:
-    """What all clients of a process count together. Times are of `time.monotonic_ns`.
-
-    ``latency``, ``service`` (open loop and churn), ``lateness`` (open loop) and ``connect`` are counts by bucket.
-    """
-
-    latency: Counts = field(default_factory=lambda: defaultdict(int))
-    service: Counts = field(default_factory=lambda: defaultdict(int))
-    lateness: Counts = field(default_factory=lambda: defaultdict(int))
-    connect: Counts = field(default_factory=lambda: defaultdict(int))
-    examples: list[str] = field(default_factory=list)
-    connect_errors: dict[str, int] = field(default_factory=dict)
-    sent: int = 0  # messages, all of the run
-    replies: int = 0  # all of the run; kept up by the slow paths and `settle`, not by every reply
-    wrong: int = 0
-    missing: int = 0
-    refused: int = 0
-    reset: int = 0
-    late_sends: int = 0
-    missed_sends: int = 0
-    connections: int = 0  # opened
-    bytes_sent: int = 0
-    bytes_received: int = 0
-
-    def example(self, text: str) -> None:
-        """Keep one of the first few descriptions of what was wrong."""
-        if len(self.examples) < _EXAMPLES:
-            self.examples.append(text)
-
-
-class Run:
-    """What the clients of one process share.
-
-    Attributes:
-        sending: False before the start and after the end: replies are still checked, but nothing new is sent.
-        from_ns, to_ns: messages of an open loop count if they were meant to be sent in between.
-        budget: how many messages may still be sent; None for any number.
-    """
-
-    def __init__(self, loop: EventLoop, pool: Pool, window: int, timeout_s: float) -> None:
-        self.loop = loop
-        self.pool = pool
-        self.window = window
-        self.timeout_s = timeout_s
-        self.tally = Tally()
-        self.sending = False
-        self.from_ns = 0
-        self.to_ns = 1 << 63
-        self.budget: int | None = None
-
-    def grant(self, wanted: int) -> int:
-        """How many of ``wanted`` messages may be sent now."""
-        if not self.sending:
-            return 0
-        if self.budget is None:
-            return wanted
-        granted = min(wanted, self.budget)
-        self.budget -= granted
-        return granted
 
 
 class CheckedClient(Protocol):
@@ -119,6 +54,7 @@ class CheckedClient(Protocol):
         "_run",
         "_send_at",
         "closed",
+        "connecting_ns",
         "finished",
         "opened",
     )
@@ -130,6 +66,7 @@ class CheckedClient(Protocol):
         self._receive_at = position  # in the pool: the message whose reply comes next
         self._receive_offset = run.pool.reply_at[position]  # in the pool's replies: the next byte
         self._partial = b""  # of a reply that was examined on its own
+        self.connecting_ns = 0  # when the connect began; for whoever makes it to set
         self.opened = False
         self.closed = False
         self.finished = False  # we are the ones who end it
@@ -235,7 +172,9 @@ class CheckedClient(Protocol):
 
     def on_connect(self) -> None:
         self.opened = True
-        self._run.tally.connections += 1
+        tally = self._run.tally
+        tally.connections += 1
+        record(tally.connect, clock_ns() - self.connecting_ns)
 
     def on_connect_error(self, error: ConnectError) -> None:
         tally = self._run.tally
@@ -392,22 +331,21 @@ class ChurnClient(CheckedClient):
         done: called once it is over, well or not.
     """
 
-    __slots__ = ("_connecting_ns", "_done", "_intended_ns")
+    __slots__ = ("_done", "_intended_ns")
 
     def __init__(self, run: Run, position: int, intended_ns: int, done: Callable[[ChurnClient], None]) -> None:
         super().__init__(run, position)
         self._intended_ns = intended_ns
-        self._connecting_ns = clock_ns()
+        self.connecting_ns = clock_ns()
         self._done = done
 
     def on_connect(self) -> None:
         super().on_connect()
-        now_ns = clock_ns()
         run = self._run
-        record(run.tally.connect, now_ns - self._connecting_ns)
-        count = run.grant(run.window)
+        # One that began in the warm-up doesn't count, so it isn't rationed.
+        count = run.window if run.sending and self._intended_ns < run.from_ns else run.grant(run.window)
         if count:
-            self._send(count, self._intended_ns, now_ns)
+            self._send(count, self._intended_ns, clock_ns())
         else:
             self.finish()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from loadgen import report
+from loadgen.compare import CannotCompare, compare_sides, load_side
 from loadgen.coordinator import Progress
+from loadgen.export import write_csv, write_hgrm
 from loadgen.options import Options, parse_options
 from loadgen.runner import document, no_progress, run_all
 from loadgen.target import CannotRun
@@ -43,7 +46,7 @@ def run(argv: list[str]) -> int:
         print(report.summary(result))
         if options.calibrate:
             print("\n" + report.ceiling(result))
-    broken = [problem for result in results for problem in map_conditions(options, result)]
+    broken = [problem for result in results for problem in broken_conditions(options, result)]
     for problem in broken:
         print(f"broken: {problem}")
     sys.stdout.flush()
@@ -51,7 +54,7 @@ def run(argv: list[str]) -> int:
     return exit_status(results, broken)
 
 
-def map_conditions(options: Options, result: dict[str, Any]) -> list[str]:
+def broken_conditions(options: Options, result: dict[str, Any]) -> list[str]:
     """What is wrong with a result."""
     return [problem for condition in options.conditions if (problem := condition.check(result)) is not None]
 
@@ -87,6 +90,14 @@ def write_outputs(options: Options, results: list[dict[str, Any]]) -> None:
     everything = document(options, results)
     if options.json is not None:
         Path(options.json).write_text(json.dumps(everything, indent=1) + "\n")
+    if options.csv is not None:
+        write_csv(options.csv, results)
+    if options.hgrm is not None:
+        write_hgrm(options.hgrm, results)
+    if options.html is not None:
+        from loadgen.page import write_page  # matplotlib takes a second to import
+
+        write_page(options.html, everything)
 
 
 @contextmanager
@@ -112,5 +123,19 @@ def shown_progress() -> Iterator[Progress]:
 
 
 def compare(argv: list[str]) -> int:
-    """Not yet."""
-    return EXIT_USAGE
+    """Compare two sides. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="load.py compare",
+        description="Which of two is faster, by how much, and how sure that is: bootstrapped over runs.",
+        epilog="Each side is a file written by load.py --json (best with --repeat 5), several of them separated "
+        "by commas, or a directory of them.",
+    )
+    parser.add_argument("a", metavar="A.json")
+    parser.add_argument("b", metavar="B.json")
+    args = parser.parse_args(argv)
+    try:
+        print(compare_sides(load_side(args.a), load_side(args.b)))
+    except CannotCompare as error:
+        print(f"load.py compare: {error}", file=sys.stderr)
+        return EXIT_CANNOT_RUN
+    return EXIT_OK

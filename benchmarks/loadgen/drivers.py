@@ -15,11 +15,11 @@ from loadgen.clients import (
     ClosedLoopClient,
     IdleClient,
     OpenLoopClient,
-    Run,
     clock_ns,
 )
 from loadgen.histogram import record
 from loadgen.settings import LATE_SEND_S, Settings
+from loadgen.tally import Run
 
 # Sends in one go before replies are looked at again, when a schedule has fallen behind.
 _SENDS_PER_TURN = 64
@@ -162,7 +162,8 @@ class OpenDriver(SteadyDriver):
             now_ns = clock_ns()
             if schedule.next_ns > now_ns or schedule.next_ns >= run.to_ns:
                 break
-            if not run.grant(1):
+            # What was due in the warm-up and is late doesn't count, so it isn't rationed.
+            if schedule.next_ns >= run.from_ns and not run.grant(1):
                 return
             self._send_one(schedule.advance(), now_ns)
         if schedule.next_ns < run.to_ns:

@@ -1,7 +1,7 @@
 """A generator process: one event loop, its share of the connections.
 
-It speaks JSON, one object a line. On stdin: first the plan (``settings``, ``host``, ``port``), then ``{"do": "go"}``, and
-``{"do": "stop"}`` to end early; end of input means that the parent is gone. On stdout, as ``event``: ``connected``,
+It speaks JSON, one object a line. On stdin: first the plan (``settings``, ``host``, ``port``), then ``{"do": "go"}``,
+and ``{"do": "stop"}`` to end early; end of input means that the parent is gone. On stdout, as ``event``: ``connected``,
 ``measuring`` (the warm-up is over), ``progress``, ``measured`` (nothing more is sent), ``result``.
 
 While it measures it does nothing else: no JSON, no percentiles, no garbage collection. Each interval's counts are put
@@ -23,16 +23,17 @@ from evloop.loop import EventLoop
 from evloop.poller import READ
 from loadgen.clients import (
     GENERATOR_LIMITS,
+    CheckedClient,
     ClosedLoopClient,
     IdleClient,
     OpenLoopClient,
-    Run,
     clock_ns,
 )
 from loadgen.drivers import ChurnDriver, Driver, OpenDriver, SteadyDriver
-from loadgen.histogram import Counts, count_above, merge, record
+from loadgen.histogram import Counts, count_above, merge
 from loadgen.selector import PreciseSelector
 from loadgen.settings import Settings
+from loadgen.tally import Run
 from loadgen.workload import make_pool, parse_sizes
 
 _CONNECT_TICK_S = 0.005
@@ -119,21 +120,18 @@ class Generator:
     def _connect_all(self) -> None:
         waiting = [*self.idle, *self.clients]
         waiting.reverse()
-        connecting: dict[Any, int] = {}
+        connecting: set[CheckedClient] = set()
         began = self.loop.clock()
         total = len(waiting)
         ramp = self.settings.ramp_per_s
 
         def tick() -> None:
-            now_ns = clock_ns()
-            for client in [client for client in connecting if client.opened or client.closed]:
-                started_ns = connecting.pop(client)
-                if client.opened:
-                    record(self.run.tally.connect, now_ns - started_ns)
+            connecting.difference_update([client for client in connecting if client.opened or client.closed])
             due = int((self.loop.clock() - began) * ramp) + 1
             while waiting and total - len(waiting) < due and len(connecting) < _MAX_CONNECTING:
                 client = waiting.pop()
-                connecting[client] = clock_ns()
+                connecting.add(client)
+                client.connecting_ns = clock_ns()
                 self.loop.connect(client, self.host, self.port, timeout_s=_CONNECT_TIMEOUT_S, limits=GENERATOR_LIMITS)
             if waiting or connecting:
                 self.loop.call_later(_CONNECT_TICK_S, tick)
@@ -156,8 +154,9 @@ class Generator:
         if self.settings.messages is None:
             run.to_ns = run.from_ns + int(self.settings.duration_s * 1e9)
         if warmup_s > 0:
-            self.driver.start()
+            # Before the start, which takes its time with thousands of connections.
             self.loop.call_later(warmup_s, self._end_warmup)
+            self.driver.start()
         else:
             self._begin()
             self.driver.start()
@@ -184,6 +183,10 @@ class Generator:
         if self.settings.messages is not None:
             run.from_ns = clock_ns()
             self._ration()
+        elif self.settings.mode == "closed":
+            # On time or not, it lasts as long as it should. An open loop's schedule can't be moved.
+            run.from_ns = clock_ns()
+            run.to_ns = run.from_ns + int(self.settings.duration_s * 1e9)
         for counts in (run.tally.latency, run.tally.service, run.tally.lateness):
             counts.clear()
         if self.settings.churn:

@@ -1,8 +1,8 @@
 """Latencies as counts by bucket: cheap to record, exact to merge.
 
 A bucket is the value in nanoseconds with all but its eleven leading bits set to zero, which is the lowest value of a
-bucket of an HdrHistogram with three significant digits. So counts of several processes are added bucket by bucket, never
-percentiles averaged, and the sum becomes an HdrHistogram without any loss.
+bucket of an HdrHistogram with three significant digits. So counts of several processes are added bucket by bucket,
+never percentiles averaged, and the sum becomes an HdrHistogram without any loss.
 
 The recording itself is three lines that stand in the callers' hot paths (a call would cost as much again)::
 

@@ -143,7 +143,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--pin",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="server on the first core, generators on the others (default: if we start the server and there are two cores)",
+        help="server on the first core, generators on the others (default: if the server is started here)",
     )
     server.add_argument(
         "--processes", type=_positive, default=1, metavar="N", help="generator processes (default: %(default)s)"

@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from loadgen import preflight
@@ -88,7 +89,7 @@ def document(options: Options, results: list[dict[str, Any]]) -> dict[str, Any]:
         "schema": SCHEMA,
         "version": SCHEMA_VERSION,
         "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "argv": sys.argv,
+        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "seed": options.settings.seed,
         "code": describe_code(),
         "machine": describe_machine(),

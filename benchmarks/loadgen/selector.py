@@ -1,9 +1,9 @@
 """A selector that wakes up on time.
 
 epoll's time-out has a resolution of a millisecond, and Python rounds it up: a message meant to leave in 0.2 ms would
-leave in one. select(2) counts in microseconds, and an epoll descriptor can itself be waited for. So this one waits for its inner
-selector with select, and then asks the inner one what is ready: one system call more, and late by the scheduler's
-slack (some 50 us) instead of by a millisecond.
+leave in one. select(2) counts in microseconds, and an epoll descriptor can itself be waited for. So this one waits for
+its inner selector with select, and then asks the inner one what is ready: one system call more, and late by the
+scheduler's slack (some 50 us) instead of by a millisecond.
 """
 
 from __future__ import annotations

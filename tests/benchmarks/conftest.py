@@ -1,0 +1,57 @@
+"""The harness's modules, and a way to run it. Without the bench extra its tests are left out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+if any(importlib.util.find_spec(name) is None for name in ("hdrh", "psutil", "rich", "matplotlib")):
+    collect_ignore_glob = ["test_load_*.py"]
+
+
+@dataclass
+class LoadRun:
+    """How ``load.py`` ended, and what it said and wrote."""
+
+    status: int
+    stdout: str
+    stderr: str
+    document: dict[str, Any]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Its only run."""
+        (result,) = self.document["runs"]
+        return result
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., LoadRun]:
+    """Runs ``load.py`` with arguments; short runs, as these are no measurements."""
+
+    def run(*arguments: str, python_options: tuple[str, ...] = ()) -> LoadRun:
+        path = tmp_path / "run.json"
+        done = subprocess.run(
+            [sys.executable, *python_options, str(ROOT / "benchmarks" / "load.py"), "--json", str(path), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONWARNINGS": "error"},
+        )
+        text = path.read_text() if path.exists() else ""
+        return LoadRun(done.returncode, done.stdout, done.stderr, json.loads(text) if text else {})
+
+    return run

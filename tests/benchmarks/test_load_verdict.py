@@ -1,0 +1,94 @@
+"""Which runs are not to be believed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from loadgen.settings import Settings
+from loadgen.verdict import judge
+
+
+def make_result(**changes: Any) -> dict[str, Any]:
+    """A result with nothing wrong in it, but for the changes."""
+    result: dict[str, Any] = {
+        "latency": {"n": 50_000},
+        "messages": {"measured": 50_000, "late_sends": 0, "missed_sends": 0},
+        "send_lateness": {"n": 50_000},
+        "seconds": 5.0,
+        "throughput_per_s": 10_000.0,
+        "server": {"cpu_share": 0.99},
+        "generator": {"cpu_share": [0.5]},
+        "other_cpu_share": 0.0,
+        "interrupted": False,
+        "intervals": [
+            {"from_s": i / 10, "to_s": (i + 1) / 10, "throughput_per_s": 10_000.0, "p50_ms": 1.0} for i in range(50)
+        ],
+    }
+    return result | changes
+
+
+CLOSED = Settings(duration_s=5)
+OPEN = Settings(duration_s=5, rate_per_s=10_000)
+SMALL = Settings(duration_s=5, connections=1)
+
+
+def drifting(key: str, before: float, after: float) -> list[dict[str, Any]]:
+    intervals = make_result()["intervals"]
+    for interval in intervals:
+        interval[key] = before if interval["from_s"] < 2 else after
+    return list(intervals)
+
+
+@pytest.mark.parametrize("settings", [CLOSED, OPEN, SMALL])
+def test_a_good_run_is_valid(settings: Settings) -> None:
+    assert judge(settings, make_result()) == {"valid": True, "reasons": [], "notes": []}
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "reason"),
+    [
+        (CLOSED, {"server": {"cpu_share": 0.6}, "generator": {"cpu_share": [0.4, 0.97]}}, "generator saturated"),
+        (CLOSED, {"server": None, "generator": {"cpu_share": [0.97]}}, "generator saturated"),
+        (CLOSED, {"server": {"cpu_share": 0.6}}, "server not saturated"),
+        (SMALL, {"server": {"cpu_share": 0.3}, "generator": {"cpu_share": [0.95]}}, "generator saturated"),
+        (OPEN, {"server": {"cpu_share": 0.3}, "generator": {"cpu_share": [0.95]}}, "generator saturated"),
+        (OPEN, {"messages": {"measured": 50_000, "late_sends": 501, "missed_sends": 0}}, "sends late: 1.0% left"),
+        (OPEN, {"messages": {"measured": 48_000, "late_sends": 0, "missed_sends": 0}}, "rate not reached"),
+        (OPEN, {"messages": {"measured": 50_000, "late_sends": 0, "missed_sends": 2000}}, "rate not reached"),
+        (CLOSED, {"latency": {"n": 999}}, "too few samples"),
+        (CLOSED, {"intervals": drifting("throughput_per_s", 8_000, 10_000)}, "warm-up drift"),
+        (OPEN, {"intervals": drifting("p50_ms", 3, 1)}, "warm-up drift"),
+    ],
+)
+def test_a_run_that_can_not_be_believed_says_why(settings: Settings, changes: dict[str, Any], reason: str) -> None:
+    verdict = judge(settings, make_result(**changes))
+    assert not verdict["valid"]
+    assert len(verdict["reasons"]) == 1
+    assert verdict["reasons"][0].startswith(reason)
+
+
+def test_a_saturated_server_excuses_a_busy_generator_in_a_closed_loop() -> None:
+    assert judge(CLOSED, make_result(generator={"cpu_share": [0.99]}))["valid"]
+
+
+def test_few_in_flight_need_not_saturate_anybody() -> None:
+    verdict = judge(SMALL, make_result(server={"cpu_share": 0.3}))
+    assert verdict["valid"]
+    assert "neither side was at its limit" in verdict["notes"][0]
+
+
+def test_a_slow_median_is_no_drift_when_it_is_the_same_all_along() -> None:
+    assert judge(OPEN, make_result(intervals=drifting("p50_ms", 80, 80)))["valid"]
+
+
+def test_a_short_run_and_a_busy_machine_are_noted() -> None:
+    result = make_result(intervals=[], other_cpu_share=0.5, server={"cpu_share": 1.0})
+    notes = " / ".join(judge(CLOSED, result)["notes"])
+    assert "too short to tell" in notes
+    assert "not quiet: other processes used 50% of a core" in notes
+
+
+def test_a_calibration_may_saturate_the_generator() -> None:
+    settings = Settings(null=True)
+    assert judge(settings, make_result(server={"cpu_share": 0.6}, generator={"cpu_share": [0.99]}))["valid"]
