@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,6 +30,7 @@ from benchmarks.peers.registry import OURS, PEERS, Peer
 SCHEMA = 1
 EXIT_FAILED = 1
 EXIT_CANNOT_RUN = 3
+EXIT_INTERRUPTED = 130
 _QUICK = ("inflight-1", "inflight-16", "inflight-256")
 _CAPACITY_OF = "asyncio-protocol"
 
@@ -44,9 +45,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--servers", "-S", type=_names(PEERS), metavar="NAME,...", help="default: all that can run here"
     )
-    parser.add_argument("--rounds", "-r", type=int, metavar="N", help="default: 5; with --quick 2")
-    parser.add_argument("--duration", type=float, metavar="SECONDS", help="measured in each run; default: 1")
-    parser.add_argument("--warmup", type=float, metavar="SECONDS", help="before that; default: 0.3")
+    parser.add_argument("--rounds", "-r", type=_positive(int), metavar="N", help="default: 5; with --quick 2")
+    parser.add_argument("--duration", type=_positive(float), metavar="SECONDS", help="measured in each run; default: 1")
+    parser.add_argument("--warmup", type=_positive(float), metavar="SECONDS", help="before that; default: 0.3")
     parser.add_argument("--quick", action="store_true", help=f"a first look: {', '.join(_QUICK)}; short runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all runs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write tables (Markdown) and plots (SVG, PNG)")
@@ -55,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _names(known: dict[str, object]):  # type: ignore[no-untyped-def]
+def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
     def parse(text: str) -> list[str]:
         names = text.split(",")
         for name in names:
@@ -63,6 +64,17 @@ def _names(known: dict[str, object]):  # type: ignore[no-untyped-def]
                 raise argparse.ArgumentTypeError(f"no {name!r}; there are: {', '.join(known)}")
         return names
 
+    return parse
+
+
+def _positive(number_type: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        number = number_type(text)
+        if not 0 < number < 1e6:
+            raise argparse.ArgumentTypeError(f"must be greater than 0: {text}")
+        return number
+
+    parse.__name__ = number_type.__name__  # for argparse's message about what is no number
     return parse
 
 
@@ -91,10 +103,23 @@ class Comparison:
         self._chosen = chosen
         self._rounds = rounds
         self._runner = runner
+        self._shown: set[str] = set()
         self._start = time.monotonic()
         self._progress_shown = sys.stderr.isatty()
 
-    def run(self, scenarios: Sequence[Scenario]) -> None:
+    def run(self, scenarios: Sequence[Scenario]) -> bool:
+        """Run and show them all. After Ctrl-C, show what there is, and return False."""
+        try:
+            self._run_families(scenarios)
+        except KeyboardInterrupt:
+            print("\nversus.py: interrupted; this is what there is", file=sys.stderr)
+            for scenario in scenarios:
+                if scenario.name in self.results.runs.keys() - self._shown:
+                    self._show(scenario)
+            return False
+        return True
+
+    def _run_families(self, scenarios: Sequence[Scenario]) -> None:
         """Every scenario of a family in turn within each round, so that they can be compared with each other too."""
         for _, group in itertools.groupby(scenarios, key=lambda scenario: scenario.family or scenario.name):
             family = list(group)
@@ -105,7 +130,11 @@ class Comparison:
                         self._round(scenario, number, rates[scenario.name])
             self._show_progress("")
             for scenario in family:
-                print(report.as_text(self.results, scenario), flush=True)
+                self._show(scenario)
+
+    def _show(self, scenario: Scenario) -> None:
+        print(report.as_text(self.results, scenario), flush=True)
+        self._shown.add(scenario.name)
 
     def _round(self, scenario: Scenario, number: int, rate: float) -> None:
         if scenario.mode == "command":
@@ -137,8 +166,11 @@ class Comparison:
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
 
-def measure(args: argparse.Namespace, scenarios: Sequence[Scenario]) -> tuple[Results, dict[str, object]]:
-    """Run it all. The results, and the machine they are from.
+def measure(args: argparse.Namespace, scenarios: Sequence[Scenario]) -> tuple[Results, dict[str, object], bool]:
+    """Run it all.
+
+    Returns:
+        the results, the machine they are from, and whether it got to the end.
 
     Raises:
         native.BuildError: the generator can't be compiled.
@@ -155,8 +187,8 @@ def measure(args: argparse.Namespace, scenarios: Sequence[Scenario]) -> tuple[Re
     with tempfile.TemporaryDirectory(prefix="versus-") as directory:
         rounds = args.rounds or (2 if args.quick else 5)
         comparison = Comparison(args.servers, rounds, Runner(Path(directory), timing))
-        comparison.run(scenarios)
-    return comparison.results, machine
+        finished = comparison.run(scenarios)
+    return comparison.results, machine, finished
 
 
 def write_files(
@@ -178,12 +210,15 @@ def write_files(
 def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
+    finished = True
     if args.list:
         list_everything()
         return 0
     if args.out and importlib.util.find_spec("matplotlib") is None:
         print("versus.py: --out needs matplotlib: pip install -e '.[bench]'", file=sys.stderr)
         return EXIT_CANNOT_RUN
+    if args.json and not args.json.absolute().parent.is_dir():
+        parser.error(f"argument --json: no directory {args.json.absolute().parent}")
     if args.source:
         data = json.loads(args.source.read_text())
         results, machine = Results.from_json(data), data["machine"]
@@ -195,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
         names = args.scenario or (_QUICK if args.quick else list(SCENARIOS))
         scenarios = [SCENARIOS[name] for name in names]
         try:
-            results, machine = measure(args, scenarios)
+            results, machine, finished = measure(args, scenarios)
         except native.BuildError as error:
             print(f"versus.py: cannot run: {error}", file=sys.stderr)
             return EXIT_CANNOT_RUN
@@ -203,6 +238,8 @@ def main(argv: list[str] | None = None) -> int:
     print(report.legend(server for servers in results.runs.values() for server in servers))
     print(machine_description.in_words(machine))
     write_files(args, results, machine, scenarios)
+    if not finished:
+        return EXIT_INTERRUPTED
     return EXIT_FAILED if results.failures else 0
 
 
@@ -210,4 +247,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)

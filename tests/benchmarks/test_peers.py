@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.comparison.runner import RunningServer, running
 from benchmarks.peers.registry import KINDS, PEERS, Peer
+from evloop.charcount.session import LineSession, Replies
 
 
 @pytest.fixture(scope="module", params=PEERS.values(), ids=PEERS.keys())
@@ -86,6 +89,27 @@ def test_invalid_text_gets_the_same_error_from_those_that_check_it(peer: Peer, c
     client.sendall(b"ab\xff\n" + b"\xed\xa0\x80\n" + b"\xc3\n" + b"x\xf0\x9f\x98\n" + b"ok\n")
     expected = b"".join(b"ERR invalid-utf8 at byte %d\n" % at for at in (2, 0, 0, 1)) + b"2\n"
     assert read_exactly(client, len(expected)) == expected
+
+
+def test_random_bytes_are_answered_as_the_session_does(peer: Peer, client: socket.socket) -> None:
+    if not peer.reports_invalid:
+        pytest.skip("its library replaces invalid bytes")
+    rng = random.Random(7)
+    parts = [b"\r", b"\n", b"\r\n", b"a", b"\xff", b"\x80", b"\xc2", b"\xe0\xa0", b"\xed", b"\xf0\x90", b"\xf4\x8f"]
+    parts += ["é".encode(), "語".encode(), "🙂".encode(), b"plain ascii text\n"]
+    data = b"".join(rng.choices(parts, k=20_000)) + b"\n"
+    expected = LineSession(Replies()).feed(data)
+    sender = threading.Thread(target=send_in_pieces, args=(client, data, rng))
+    sender.start()
+    assert read_exactly(client, len(expected)) == expected
+    sender.join(10)
+
+
+def send_in_pieces(sock: socket.socket, data: bytes, rng: random.Random) -> None:
+    while data:
+        size = rng.choice((1, 7, 300, 5000))
+        sock.sendall(data[:size])
+        data = data[size:]
 
 
 def test_a_large_message_in_one_piece(client: socket.socket) -> None:
