@@ -27,7 +27,7 @@ _LINE_COLOURS = {
     "uvloop-protocol": "#30638e",
     "asyncio-protocol": "#e2902b",
 }
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
