@@ -189,6 +189,18 @@ class RunningServer:
         assert len(found) == 1, found
         return found[0]
 
+    def hold(self) -> threading.Event:
+        """Keep the loop busy until the event is set: meanwhile everything piles up in the kernel."""
+        held, release = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            held.set()
+            release.wait(DEADLINE_S)
+
+        self.loop.call_soon_threadsafe(wait)
+        assert held.wait(DEADLINE_S)
+        return release
+
     def wait_empty(self) -> None:
         """Wait until no connection is open."""
         wait_until(lambda: not self.connections(), "all connections closed")

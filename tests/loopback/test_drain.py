@@ -68,25 +68,12 @@ def test_nobody_is_accepted_any_more(start):
         Client(("127.0.0.1", port))
 
 
-def hold(server: RunningServer) -> threading.Event:
-    """Keep the loop busy until the event is set: meanwhile everything piles up in the kernel."""
-    held, release = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        held.set()
-        release.wait(10)
-
-    server.loop.call_soon_threadsafe(wait)
-    assert held.wait(10)
-    return release
-
-
 def test_requests_that_wait_in_the_kernel_are_answered(start):
     server = start(Upper)
     clients = [server.connect() for _ in range(5)]
     for client in clients:
         assert client.ask(b"x\n", 2) == b"X\n"
-    release = hold(server)
+    release = server.hold()
     for client in clients:
         client.send(b"one\ntwo\nthree\n")
     server.loop.call_soon_threadsafe(server.server.drain)
@@ -99,7 +86,7 @@ def test_requests_that_wait_in_the_kernel_are_answered(start):
 
 def test_connections_that_wait_to_be_accepted_are_answered(start):
     server = start(Upper, small_limits(accepts_per_pass=2))
-    release = hold(server)
+    release = server.hold()
     clients = [server.connect() for _ in range(20)]
     for client in clients:
         client.send(b"still here\n")
@@ -118,7 +105,7 @@ def test_more_than_one_chunk_of_requests_is_answered(start, monkeypatch):
     client = server.connect()
     assert client.ask(b"x\n", 2) == b"X\n"
     connection = server.connection()
-    release = hold(server)
+    release = server.hold()
     request = b"".join(b"line %05d\n" % number for number in range(5000))
     client.send(request)
     # As much of it as the server's side of the kernel takes has arrived: what peek sees does not grow any more.

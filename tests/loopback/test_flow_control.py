@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import pytest
 
@@ -94,6 +95,44 @@ def test_a_peer_that_never_stops_sending_is_not_drained_for_ever(start, limit):
     assert server.limit_hits(limit.removesuffix("_s").replace("_", "-")) == 1
 
 
+def test_a_connection_that_ends_well_leaves_no_timer(start):
+    class Goodbye(Protocol):
+        def on_connect(self) -> bytes:
+            self.connection.close()
+            return b"bye"
+
+    server = start(Goodbye)
+    timers = server.call(lambda: server.loop.timers)
+    for _ in range(3):
+        with server.connect() as client:
+            assert client.receive_rest() == b"bye"
+    server.wait_empty()
+    assert server.call(lambda: server.loop.timers) == timers
+
+
+def test_nothing_is_delivered_after_on_close(start):
+    # Stalled and readable at once, and reset: the send finds out first, and what could still be read is not.
+    class Answers(Recorder):
+        def on_data(self, data: bytes) -> bytes:
+            super().on_data(data)
+            return bytes(8_000_000)
+
+    protocol = recorder(Answers)
+    server = start(protocol, small_limits(high_water_bytes=1 << 23))
+    client = server.connect(receive_buffer=4096)
+    client.send(b"x")
+    connection = server.connection()
+    wait_until(lambda: connection.stalled)
+    server.passes(10)
+    release = server.hold()
+    client.send(b"y")
+    client.reset()
+    release.set()
+    server.wait_empty()
+    assert "high" not in protocol.events
+    assert protocol.events[-1][0] == "close"
+
+
 # ---------------------------------------------------------------------- pausing
 
 
@@ -182,6 +221,10 @@ class Multiplier(Recorder):
 
     factor = 60
 
+    def on_low_water(self) -> None:
+        super().on_low_water()
+        assert self.connection.unsent_bytes <= self.connection.limits.low_water_bytes
+
     def on_data(self, data: bytes) -> bytes:
         super().on_data(data)
         return data * self.factor
@@ -235,6 +278,23 @@ def test_every_byte_arrives_through_many_pauses(start):
             assert got[at : at + len(answer)] == answer
             at += len(answer)
     assert at == len(got)
+
+
+def test_a_connection_that_was_stalled_and_is_not_is_quiet_again(start):
+    server = start(Protocol)
+    client = server.connect(receive_buffer=4096)
+    connection = server.connection()
+    for _ in range(3):
+        server.call(connection.write, bytes(8_000_000))
+        wait_until(lambda: connection.stalled)
+        client.receive_exactly(8_000_000)
+        wait_until(lambda: not connection.stalled)
+    # It is not watched for writability any more, which would be one event after the other.
+    passes = server.loop.passes
+    fired = threading.Event()
+    server.call(server.loop.call_later, 0.03, fired.set)
+    assert fired.wait(10)
+    assert server.loop.passes - passes < 20
 
 
 def test_marks_for_a_producer_that_writes_on_its_own(start):
