@@ -95,14 +95,17 @@ def _notes(results: Results, scenario: Scenario) -> list[str]:
     if unsaturated:
         shares = ", ".join(f"{server} {_percent(share)}" for server, share in unsaturated.items())
         notes.append(f"† not busy all the time, so its rate is not its limit: {shares}.")
-        # The generator polls without a pause: what it did not get of its core, something else got.
-        found = [results.estimate(scenario.name, server, "generator_busy") for server in unsaturated]
-        polling = [share.value for share in found if share is not None]
-        if polling and min(polling) < _SATURATED:
-            notes.append(
-                f"Something else was using the machine (the generator got only {_percent(min(polling))} of its core at "
-                "worst): don't trust rates and latencies."
-            )
+    # The generator polls without a pause: what it did not get of its core, something else got.
+    polling = [
+        share.value
+        for server in results.runs.get(scenario.name, {})
+        if (share := results.estimate(scenario.name, server, "generator_busy")) is not None
+    ]
+    if polling and min(polling) < _SATURATED:
+        notes.append(
+            f"Something else was using the machine (the generator got only {_percent(min(polling))} of its core at "
+            "worst): don't trust rates and latencies."
+        )
     for server, reasons in results.failures.get(scenario.name, {}).items():
         notes.append(f"{server} failed in {len(reasons)} rounds: {reasons[0]}")
     return notes

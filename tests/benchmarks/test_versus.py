@@ -146,6 +146,15 @@ def test_a_table_is_sorted_and_says_the_kind_the_ratio_and_what_is_doubtful(resu
     assert "trio failed in 1 rounds: wrong reply: expected 3, got 4" in text
 
 
+def test_a_table_says_when_something_else_was_using_the_machine(results: Results) -> None:
+    text = "Something else was using the machine"
+    assert text not in report.as_text(results, SCENARIOS["inflight-1"])
+    results.add("open-half", "evloop", 0, {"p999_us": 9.0, "server_busy": 0.5, "generator_busy": 0.6})
+    shown = report.as_text(results, SCENARIOS["open-half"])
+    assert f"{text} (the generator got only 60 % of its core at worst)" in shown
+    assert "†" not in shown
+
+
 def test_growth_compares_each_server_with_itself(results: Results) -> None:
     (line,) = report.growth_rows(results)[1]
     assert line[:5] == ["evloop", "ours", "idle-10000", "connections-100", "CPU per message"]
