@@ -209,6 +209,7 @@ class Generator:
         if wanted <= _SMALL_BUDGET or self.settings.mode == "open" or self.settings.churn:
             self.run.budget = wanted
         self._last_count = 0
+        self._moved_ns = clock_ns()
         self.loop.call_later(0, self._watch_budget)
 
     def _watch_budget(self) -> None:
@@ -217,13 +218,21 @@ class Generator:
         run = self.run
         wanted = self.settings.messages
         assert wanted is not None
+        count = self._measured_replies + sum(run.tally.latency.values())
         if run.budget is None:
-            count = self._measured_replies + sum(run.tally.latency.values())
             left = wanted - count
             if left < 3 * (count - self._last_count) + _SMALL_BUDGET:
                 run.budget = max(left - self.driver.in_flight, 0)  # which has settled all clients, too
+        elif run.budget == 0 and not self.driver.in_flight:
+            self._end()
+            return
+        if count != self._last_count:
             self._last_count = count
-        elif (run.budget == 0 and not self.driver.in_flight) or not self.driver.alive:
+            self._moved_ns = clock_ns()
+        # Replies that don't come must not keep it from ending; an open loop that still sends doesn't depend on them.
+        waiting = self.settings.mode == "closed" or run.budget == 0
+        stuck = waiting and clock_ns() - self._moved_ns > self.settings.timeout_s * 1e9
+        if stuck or not self.driver.alive:
             self._end()
             return
         self.loop.call_later(_BUDGET_TICK_S, self._watch_budget)

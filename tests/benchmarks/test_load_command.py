@@ -1,0 +1,229 @@
+"""`load.py` as it is run: whole runs against real servers, its output and its exit status."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import psutil
+import pytest
+from hdrh.histogram import HdrHistogram
+from loadgen.options import parse_options
+
+from harness import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+LOAD = str(ROOT / "benchmarks" / "load.py")
+SERVER = shlex.quote(str(ROOT / "bin" / "charcount-server"))
+
+Load = Callable[..., Any]
+
+SHORT = ("--duration", "0.3", "--warmup", "0.1")
+
+
+def own_totals(log: Path) -> tuple[int, int, int]:
+    """Connections, bytes received and bytes sent, from the server's last line."""
+    match = re.search(r"stopped: connections=(\d+) received=(\d+) sent=(\d+)", log.read_text())
+    assert match is not None, log.read_text()
+    connections, received, sent = map(int, match.groups())
+    return connections, received, sent
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-c", "20"),
+        ("-c", "7", "--pipeline", "16", "--text", "mixed", "--size", "uniform:0-200", "--processes", "2"),
+        ("-c", "5", "--idle", "40", "--rate", "2000"),
+        ("-c", "5", "--churn", "--pipeline", "3"),
+    ],
+    ids=["closed", "pipelined", "open", "churn"],
+)
+def test_counts_and_totals_agree_with_the_servers_own(load: Load, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    log = tmp_path / "server.log"
+    command = f"{sys.executable} {SERVER} --log-level info --port {{port}}"
+    done = load(*arguments, *SHORT, "--seed", "5", "--spawn", command, "--server-log", str(log))
+    assert done.status in (0, 4), done.stderr + done.stdout
+    result = done.result
+    assert result["error_total"] == 0, result
+    messages = result["messages"]
+    assert messages["sent"] == messages["replies"] > 0
+    assert 0 < messages["measured"] <= messages["sent"]
+    connections, received, sent = own_totals(log)
+    assert connections == result["connections"] + 1, "and the one that found the server ready"
+    assert (received, sent) == (result["bytes"]["sent"], result["bytes"]["received"])
+
+
+def test_every_message_is_in_the_servers_disconnect_log(load: Load, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    command = f"{sys.executable} {SERVER} --log-level info --port {{port}}"
+    done = load("-c", "4", "-n", "2000", "--warmup", "0", "--spawn", command, "--server-log", str(log))
+    counted = [int(number) for number in re.findall(r"disconnect .* messages=(\d+)", log.read_text())]
+    assert sum(counted) == 2000 == done.result["messages"]["replies"] == done.result["latency"]["n"]
+    assert len([number for number in counted if number]) == 4
+
+
+def test_json_says_what_was_run_and_on_what_and_can_be_compared(load: Load, tmp_path: Path) -> None:
+    done = load("-c", "3", "--seed", "9", "--repeat", "2", *SHORT)
+    document = done.document
+    assert (document["schema"], document["version"], document["seed"]) == ("evloop-load", 1, 9)
+    assert document["argv"][0] == "load.py"
+    assert document["machine"]["python"] == sys.version.split()[0]
+    assert document["machine"]["cpu"]
+    assert set(document["code"]) == {"commit", "modified"}
+    first, second = document["runs"]
+    assert (first["settings"]["seed"], second["settings"]["seed"]) == (9, 10)
+    assert first["server"]["pids"] != second["server"]["pids"], "each run has a fresh server"
+    for run in document["runs"]:
+        histogram = HdrHistogram.decode(run["latency"]["hdr"].encode())
+        assert histogram.get_total_count() == run["latency"]["n"] > 0
+        assert run["server"]["cpu_s"] >= 0
+        assert run["server"]["rss_max_bytes"] > 1 << 20
+        assert run["generator"]["cpu_us_per_message"] > 0
+    path = str(tmp_path / "run.json")
+    compared = subprocess.run([sys.executable, LOAD, "compare", path, path], capture_output=True, text=True, timeout=30)
+    assert compared.returncode == 0, compared.stderr
+    assert "throughput: no clear difference" in compared.stdout
+
+
+def test_files_for_other_programs(load: Load, tmp_path: Path) -> None:
+    table, hgrm, page = tmp_path / "t.csv", tmp_path / "t.hgrm", tmp_path / "t.html"
+    done = load(
+        "-c", "10", "--rate", "3000", "--duration", "0.8", "--warmup", "0.1",
+        "--csv", str(table), "--hgrm", str(hgrm), "--html", str(page),
+    )  # fmt: skip
+    assert done.status in (0, 4), done.stderr
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert sum(int(row["replies"]) for row in rows) == done.result["messages"]["measured"]
+    assert f"TotalCount     = {done.result['latency']['n']:12.3f}]" in hgrm.read_text()
+    text = page.read_text()
+    assert text.count("<svg") == 4
+    for title in ("Throughput", "Latency by percentile", "Latency over time", "CPU and memory"):
+        assert title in text
+    assert ("INVALID" in text) == (not done.result["verdict"]["valid"])
+    # Self-contained: nothing is fetched, nothing runs.
+    assert not re.findall(r'(?:src|href)="(?!#)[^"]*"|url\((?!#)|<script|@import|<link', text)
+
+
+def test_connections_without_a_message_are_held(load: Load) -> None:
+    done = load("-c", "0", "--idle", "300", *SHORT)
+    assert done.status == 0, done.stdout
+    assert done.result["connections"] == 300
+    assert 0 < done.result["server"]["rss_per_connection_bytes"] < 100_000
+
+
+def test_a_broken_condition_is_status_1_and_an_unreliable_run_status_4(load: Load) -> None:
+    few = ("-c", "2", "--warmup", "0", "-n")
+    unreliable = load(*few, "50")
+    assert unreliable.status == 4
+    assert "INVALID" in unreliable.stdout
+    assert "too few samples: 50" in unreliable.stdout
+    broken = load(*few, "3000", "--assert", "errors==0", "--assert", "messages==2999")
+    assert broken.status == (1 if broken.result["verdict"]["valid"] else 4)
+    assert "broken: messages==2999: it is 3,000" in broken.stdout
+    assert broken.stdout.count("broken: ") == 1
+
+
+def test_calibration_prints_the_ceiling(load: Load) -> None:
+    done = load("--calibrate", "-c", "20", "--pipeline", "4", *SHORT)
+    assert done.result["error_total"] == 0
+    assert re.search(r"the harness spends [\d.]+ us per message", done.stdout)
+    assert re.search(r"its ceiling with 1 process: [\d,]+ messages/s", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--size big", "is not a size"),
+        ("--assert p98<1ms", "there is no 'p98'"),
+        ("--rate 0", "is not a rate"),
+        ("--rate 5 --pipeline 2", "--pipeline is of the closed loop"),
+        ("--spawn server", "--spawn needs {port}"),
+        ("--spawn x{port} --server 127.0.0.1:1", "not allowed with argument"),
+        ("--connections 0", "nothing to do"),
+        ("--connections 0 --idle 5 --rate 3", "sends nothing"),
+        ("--processes 5 -c 4", "more --processes"),
+        ("--messages 2 --processes 3", "more --processes"),
+        ("--server nowhere", "is not HOST:PORT"),
+        ("--server 192.0.2.1:5 --pin", "on this machine"),
+        ("--messages 1.5", "is not a whole number"),
+        ("--duration 0", "is not a number of seconds"),
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_options(arguments.split())
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_defaults_are_those_promised() -> None:
+    settings = parse_options([]).settings
+    assert (settings.connections, settings.pipeline, settings.mode, settings.size) == (300, 1, "closed", "32")
+    assert parse_options([]).settings.seed != parse_options([]).settings.seed
+    assert parse_options(["-c", "1k", "--rate", "20k"]).settings.rate_per_s == 20_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--server 127.0.0.1:1", "nothing accepts connections at 127.0.0.1:1"),
+        ("--spawn no-such-program{port}", "cannot start no-such-program"),
+        ("--csv /no/such/directory/x.csv", "cannot write /no/such/directory/x.csv"),
+        ("compare none.json none.json", "cannot read none.json"),
+    ],
+)
+def test_what_can_not_run_is_status_3_and_one_line(arguments: str, said: str) -> None:
+    done = subprocess.run([sys.executable, LOAD, *arguments.split()], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 3
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_server_that_does_not_start_is_quoted(load: Load) -> None:
+    script = "import sys; sys.exit('no such option: {port}')"
+    done = load("--spawn", f"{sys.executable} -c {shlex.quote(script)}")
+    assert done.status == 3
+    assert re.search(r"the server ended with status 1; it said: no such option: \d+", done.stderr)
+
+
+def test_without_the_extra_it_says_how_to_get_it() -> None:
+    # -S: no site-packages, as in a Python with nothing installed.
+    done = subprocess.run([sys.executable, "-S", LOAD], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 3
+    assert "pip install -e '.[bench]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_ctrl_c_prints_what_there_is_and_leaves_nothing_running(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    child = pexpect.spawn(
+        sys.executable,
+        [LOAD, "-c", "5", "-d", "60", "--warmup", "0.1", "--json", str(path)],
+        timeout=20,
+        encoding="utf-8",
+    )
+    child.expect("measuring")
+    processes = psutil.Process(child.pid).children(recursive=True)
+    assert len(processes) == 2, "a server and a generator"
+    child.expect("[1-9][0-9,]* replies")
+    child.sendintr()
+    child.expect("throughput")
+    child.expect("interrupted: these are the numbers up to then")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+    (run,) = json.loads(path.read_text())["runs"]
+    assert run["interrupted"]
+    assert 0 < run["seconds"] < 50
+    assert run["error_total"] == 0
+    assert run["messages"]["sent"] == run["messages"]["replies"] > 0
+    wait_until(lambda: not any(process.is_running() for process in processes), "they have ended")
