@@ -15,7 +15,7 @@ from faults.processes import Process
 from harness import DEADLINE_S
 from process.clients import PYTHON, one_line, run_client
 
-FIXTURES = Path(__file__).parent / "fixtures"
+LAB = Path(__file__).parents[2] / "docs" / "lab"  # the programs of the exercise
 
 TEXTS = ["hello", "x", "selamat pagi, dunia", "é", "日本語 👍", " ", "x" * 1000]
 
@@ -55,9 +55,9 @@ class Recorder:
 @pytest.fixture
 def old_server() -> Iterator[int]:
     """The lab exercise's server; its port."""
-    process = subprocess.Popen([*PYTHON, str(FIXTURES / "old_server.py")], stdout=subprocess.PIPE)
+    process = subprocess.Popen([*PYTHON, str(LAB / "blocking_server.py"), "0"], stdout=subprocess.PIPE)
     try:
-        yield int(process.stdout.readline())
+        yield int(process.stdout.readline().rpartition(b":")[2])
     finally:
         process.kill()
         process.communicate()
@@ -72,7 +72,7 @@ def new_server(spawn: Callable[..., Process]) -> int:
 def old_client(port: int, text: str) -> str:
     """What the lab exercise's client prints."""
     done = subprocess.run(
-        [sys.executable, "-X", "utf8", str(FIXTURES / "old_client.py"), str(port)],
+        [sys.executable, "-X", "utf8", str(LAB / "blocking_client.py"), str(port)],
         input=text.encode() + b"\n",
         capture_output=True,
         timeout=DEADLINE_S,

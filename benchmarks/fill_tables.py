@@ -1,0 +1,143 @@
+"""Fill in the tables of docs/analysis.md and its translation from what ``versus.py --json`` wrote.
+
+``python benchmarks/fill_tables.py docs/results/versus.json``. The lines of a table stand between two comments that GitHub
+does not show, ``<!-- figures: NAME -->`` and ``<!-- end -->``; the head, in the language of the document, is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.comparison.results import Results
+from benchmarks.comparison.scenarios import SCENARIOS
+from benchmarks.peers.registry import OURS, PEERS, ROOT
+
+DOCUMENTS = (ROOT / "docs" / "analysis.md", ROOT / "docs" / "analysis.id.md")
+
+EXIT_DIFFERENT = 1
+EXIT_CANNOT_RUN = 3
+
+_SERVERS = ("c-epoll", OURS, "uvloop-protocol", "asyncio-protocol", "asyncio-streams", "socketserver")
+_CONNECTIONS = ("connections-10", "connections-100", "connections-1000", "connections-10000")
+_IN_FLIGHT = ("inflight-1", "inflight-16", "inflight-256")
+_NOTHING = "–"
+
+_TABLE = re.compile(
+    r"(?P<head><!-- figures: (?P<name>[\w-]+) -->\n\n?\|[^\n]*\n\|[^\n]*\n)"
+    r"(?P<lines>(?:\|[^\n]*\n)*)(?=\n?<!-- end -->)"
+)
+
+
+def _significant(value: float | None) -> str:
+    """Three digits of it."""
+    if value is None:
+        return _NOTHING
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _found(results: Results, scenario: str, server: str, figure: str) -> float | None:
+    estimate = results.estimate(scenario, server, figure)
+    return None if estimate is None else estimate.value
+
+
+def _servers(results: Results) -> Iterator[list[str]]:
+    """Server, kind, CPU per message at 1 in flight, how many times ours, CPU at 16, bytes of an idle connection."""
+    for server in _SERVERS:
+        ratio = results.ratio("inflight-1", server, "cpu_us")
+        yield [
+            server,
+            PEERS[server].kind,
+            _significant(_found(results, "inflight-1", server, "cpu_us")),
+            _NOTHING if ratio is None else f"{ratio.value:.2f}",
+            _significant(_found(results, "inflight-16", server, "cpu_us")),
+            _significant(_found(results, "memory", server, "bytes")),
+        ]
+
+
+def _latency(results: Results) -> Iterator[list[str]]:
+    """Connections, in flight on each, messages a second, that many in flight over it in ms, median and p99 in ms."""
+    for name in (*_CONNECTIONS, *_IN_FLIGHT):
+        scenario = SCENARIOS[name]
+        rate = _found(results, name, OURS, "per_s")
+        expected_us = None if rate is None else scenario.connections * scenario.depth / rate * 1e6
+        times_us = [expected_us, *(_found(results, name, OURS, figure) for figure in ("p50_us", "p99_us"))]
+        yield [
+            f"{scenario.connections:,}",
+            str(scenario.depth),
+            _NOTHING if rate is None else f"{rate:,.0f}",
+            *(_NOTHING if time_us is None else _significant(time_us / 1000) for time_us in times_us),
+        ]
+
+
+def _kernel(results: Results) -> Iterator[list[str]]:
+    """Server, then for 1 and for 16 in flight: microseconds of a message in the kernel, and outside of it."""
+    for server in _SERVERS:
+        line = [server]
+        for scenario in ("inflight-1", "inflight-16"):
+            cpu_us = _found(results, scenario, server, "cpu_us")
+            share = _found(results, scenario, server, "kernel_share")
+            known = cpu_us is not None and share is not None
+            line += [_significant(cpu_us * share if known else None)]
+            line += [_significant(cpu_us * (1 - share) if known else None)]
+        yield line
+
+
+TABLES: dict[str, Callable[[Results], Iterator[list[str]]]] = {
+    "servers": _servers,
+    "latency": _latency,
+    "kernel": _kernel,
+}
+
+
+def filled(text: str, results: Results) -> str:
+    """The document with the lines of its tables replaced.
+
+    Raises:
+        KeyError: it names a table that isn't one of `TABLES`.
+    """
+
+    def replaced(table: re.Match[str]) -> str:
+        lines = TABLES[table["name"]](results)
+        return table["head"] + "".join(_line(cells) for cells in lines)
+
+    return _TABLE.sub(replaced, text)
+
+
+def _line(cells: list[str]) -> str:
+    if cells[0] == OURS:
+        cells = [f"**{cell}**" for cell in cells]
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="fill_tables.py", description="Fill in the tables of the analysis.")
+    parser.add_argument("results", type=Path, metavar="FILE", help="what versus.py --json wrote")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is not up to date")
+    args = parser.parse_args(argv)
+    try:
+        results = Results.from_json(json.loads(args.results.read_text()))
+    except (OSError, ValueError, KeyError) as error:
+        print(f"fill_tables.py: cannot read {args.results}: {error}", file=sys.stderr)
+        return EXIT_CANNOT_RUN
+    different = False
+    for document in DOCUMENTS:
+        text = document.read_text()
+        new = filled(text, results)
+        if new != text:
+            different = True
+            if args.check:
+                print(f"{document.relative_to(ROOT)}: a table is not what {args.results} says", file=sys.stderr)
+            else:
+                document.write_text(new)
+    return EXIT_DIFFERENT if args.check and different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
