@@ -149,9 +149,11 @@ class EventLoop:
 
         handlers = self.poller.handlers
         for fd, _ in events:
-            handler = handlers.get(fd)
-            if handler is not None:  # else: gone since the poll, closed by another handler of this pass
-                handler()
+            try:
+                handler = handlers[fd]
+            except KeyError:
+                continue  # gone since the poll: closed by another handler of this pass
+            handler()
 
         if self.pending_writes:
             flush_pending(self.pending_writes)

@@ -84,6 +84,14 @@ class CharCountProtocol(Protocol):
         )
 
 
+class RawCharCountProtocol(CharCountProtocol):
+    """In raw framing a chunk is a message."""
+
+    __slots__ = ()
+
+    wants_whole_chunks = True
+
+
 class CharCountServer(Server):
     """The service in a loop. Use as `Server`.
 
@@ -102,7 +110,8 @@ class CharCountServer(Server):
         self.messages = 0
         self.errors = 0
         self.log = LimitedLogger(logging.getLogger("charcount"), loop.clock, call_later=loop.call_later)
-        super().__init__(loop, lambda: CharCountProtocol(new_session(), self), settings.limits)
+        protocol_class = RawCharCountProtocol if settings.framing == "raw" else CharCountProtocol
+        super().__init__(loop, lambda: protocol_class(new_session(), self), settings.limits)
 
     def message_totals(self) -> tuple[int, int]:
         """Messages answered since the start, and how many of them with an error; open connections included."""

@@ -25,8 +25,10 @@ from evloop.charcount.counting import Utf8Counter
 DEFAULT_TEMPLATE = "{count}"
 CLASSIC_TEMPLATE = "Jumlah karakter: {count}"
 
-# Replies kept ready-made. Short messages are the common ones; beyond this the reply is made anew for each.
-_READY_REPLIES = 16384
+# Replies kept ready-made from the start. Short messages are the common ones.
+_READY_REPLIES = 1024
+# Replies to longer ones are kept from their first use on, up to this count: some 3 MB if each of them occurs.
+_KEPT_REPLIES = 32768
 
 
 class TemplateError(ValueError):
@@ -34,18 +36,21 @@ class TemplateError(ValueError):
 
 
 class Replies(dict[int, bytes]):
-    """The reply to each count, made from a template, and kept from the first use on.
+    """The reply to each count, made from a template: ``replies[count]``.
 
     Args:
         template: text with ``{count}`` in it, in the syntax of ``str.format``.
         end: what follows it: LF in line framing, nothing in raw framing.
+
+    Attributes:
+        ready: the replies to counts from 0 on, as far as a list goes: an index into it costs a fifth of a look-up.
 
     Raises:
         TemplateError: the template is malformed, has other fields, lacks the count, can't be encoded, or contains
             a line break where the framing ends a reply with one.
     """
 
-    __slots__ = ("_template",)
+    __slots__ = ("_template", "ready")
 
     def __init__(self, template: str = DEFAULT_TEMPLATE, end: str = "\n") -> None:
         super().__init__()
@@ -63,10 +68,14 @@ class Replies(dict[int, bytes]):
         if end and any("\n" in sample or "\r" in sample for sample in samples.values()):
             raise TemplateError(f"{template!r} contains a line break, which ends a reply in line framing")
         self._template = template + end
+        self.ready = [self._make(count) for count in range(_READY_REPLIES)]
+
+    def _make(self, count: int) -> bytes:
+        return self._template.format(count=count).encode()
 
     def __missing__(self, count: int) -> bytes:
-        reply = self._template.format(count=count).encode()
-        if count < _READY_REPLIES:
+        reply = self._make(count)
+        if count < _KEPT_REPLIES:
             self[count] = reply
         return reply
 
@@ -89,6 +98,7 @@ class LineSession:
         self.messages = 0
         self.errors = 0
         self._replies = replies
+        self._ready = replies.ready
         self._limit = sys.maxsize if limit_bytes is None else limit_bytes
         self._counter: Utf8Counter | None = None  # of the message that has begun
         self._ends_in_cr = False  # what has come of it ends in a CR, which the counter has not been given
@@ -99,19 +109,21 @@ class LineSession:
 
     def feed(self, data: bytes) -> bytes:
         """Answer what ends in ``data``: the replies in order, joined; empty when no message ends in it."""
-        # Budget: 0.15 us for one short message, 0.03 us for each of a batch. The common case first: nothing is
-        # pending and the chunk is one whole message.
+        # Budget: 0.15 us for one short message, 0.05 us for each of a batch. The common case first: nothing is
+        # pending, and the chunk is one whole message. What looks roundabout is cheap: `partition` takes its argument
+        # as it is, where `find` and `endswith` parse theirs, and `13 in` (CR) searches where `b"\r" in` first raises
+        # and catches an error: 840 and 170 instructions against 1,000 and 2,200.
         if self._counter is None:
-            end = data.find(b"\n") + 1
-            if 0 < end <= self._limit and end == len(data):
+            message, newline, rest = data.partition(b"\n")
+            if rest or not newline:
+                return self._feed_batch(data)
+            if 13 not in message and message.isascii() and len(message) <= self._limit:
+                self.messages += 1
                 try:
-                    count = end - 1 if data.isascii() else len(data.decode()) - 1
-                except UnicodeDecodeError:
-                    pass
-                else:
-                    self.messages += 1
-                    return self._replies[count if data[end - 2] != 13 else count - 1]  # 13 is CR
-            return self._feed_batch(data)
+                    return self._ready[len(message)]
+                except IndexError:
+                    return self._replies[len(message)]
+            return self._answer(message.removesuffix(b"\r"))
         head, newline, rest = data.partition(b"\n")
         self._begin_or_go_on(head)
         if not newline:
@@ -131,37 +143,44 @@ class LineSession:
     # ------------------------------------------------------------------ batches
 
     def _feed_batch(self, data: bytes) -> bytes:
-        """Answer a chunk that begins with a message's first byte and may hold many."""
-        end = data.rfind(b"\n") + 1
-        if end < len(data):
-            tail = data[end:]
-            data = data[:end]
-            reply = self._answer_whole(data) if data else b""
+        """Answer a chunk that begins with a message's first byte and may hold many, the last one perhaps cut."""
+        whole, newline, tail = data.rpartition(b"\n")
+        reply = self._answer_batch(whole) if newline else b""
+        if tail:
             self._begin_or_go_on(tail)
-            return reply
-        return self._answer_whole(data)
+        return reply
 
-    def _answer_whole(self, data: bytes) -> bytes:
-        """Answer messages of which the last one ends where ``data`` ends."""
-        if b"\r" in data:
-            data = data.replace(b"\r\n", b"\n")  # exactly the one CR before each LF
+    def _answer_batch(self, data: bytes) -> bytes:
+        """Answer messages with LF between them, all of them whole."""
+        if 13 in data:
+            data = (data + b"\n").replace(b"\r\n", b"\n")[:-1]  # exactly the one CR before each LF
         messages: list[bytes] | list[str] = data.split(b"\n")
-        messages.pop()
         if len(data) <= self._limit or max(map(len, messages)) <= self._limit:
             try:
                 if not data.isascii():
                     # LF is never a byte of a longer code point, so text can be cut as well as bytes.
                     messages = data.decode().split("\n")
-                    messages.pop()
             except UnicodeDecodeError:
                 pass
             else:
                 self.messages += len(messages)
-                return b"".join(map(self._replies.__getitem__, map(len, messages)))
+                ready = self._ready
+                try:
+                    return b"".join([ready[len(message)] for message in messages])
+                except IndexError:  # one of them is longer than those
+                    return b"".join(map(self._replies.__getitem__, map(len, messages)))
         return b"".join(map(self._answer, messages))  # type: ignore[arg-type]
 
     def _answer(self, message: bytes) -> bytes:
         """Answer one whole message, good or bad."""
+        if len(message) <= self._limit:
+            try:
+                count = len(message.decode())
+            except UnicodeDecodeError:
+                pass
+            else:
+                self.messages += 1
+                return self._replies[count]
         counter = Utf8Counter()
         counter.feed(message)
         return self._verdict(counter)
@@ -176,7 +195,7 @@ class LineSession:
             return
         if self._ends_in_cr:
             counter.feed(b"\r")
-        self._ends_in_cr = piece.endswith(b"\r")
+        self._ends_in_cr = piece[-1] == 13
         counter.feed(piece[:-1] if self._ends_in_cr else piece)
 
     def _end(self) -> bytes:
