@@ -31,6 +31,7 @@ from loadgen.clients import (
 )
 from loadgen.drivers import ChurnDriver, Driver, OpenDriver, SteadyDriver
 from loadgen.histogram import Counts, count_above, merge
+from loadgen.sampling import core_wait_s
 from loadgen.selector import PreciseSelector
 from loadgen.settings import Settings
 from loadgen.tally import Run
@@ -187,16 +188,19 @@ class Generator:
             # On time or not, it lasts as long as it should. An open loop's schedule can't be moved.
             run.from_ns = clock_ns()
             run.to_ns = run.from_ns + int(self.settings.duration_s * 1e9)
-        for counts in (run.tally.latency, run.tally.service, run.tally.lateness):
-            counts.clear()
+        if self.settings.mode == "closed" or self.settings.messages is not None:
+            # An open loop of a set duration has recorded by what was intended, and may have begun already.
+            for counts in (run.tally.latency, run.tally.service, run.tally.lateness):
+                counts.clear()
+            run.tally.late_sends = run.tally.missed_sends = 0
         if self.settings.churn:
             run.tally.connect.clear()
-        run.tally.late_sends = run.tally.missed_sends = 0
         self._measuring = True
         self._emit("measuring")
         self._begin_ns = self._interval_from_ns = clock_ns()
         self._begin_cpu_ns = self._interval_cpu_ns = time.process_time_ns()
         self._switches = resource.getrusage(resource.RUSAGE_SELF)
+        self._core_wait_s = core_wait_s()
         self.loop.call_later(self.settings.interval_s, self._next_interval)
         self.loop.call_later(_PROGRESS_S, self._progress)
         if self.settings.messages is None:
@@ -285,6 +289,7 @@ class Generator:
         if self._measuring:
             self._close_interval()
             self._end_ns, self._end_cpu_ns = clock_ns(), time.process_time_ns()
+            self._core_wait_s = core_wait_s() - self._core_wait_s
             before, self._switches = self._switches, resource.getrusage(resource.RUSAGE_SELF)
             self._context_switches = (
                 self._switches.ru_nvcsw - before.ru_nvcsw,
@@ -328,6 +333,7 @@ class Generator:
             "begin_ns": self._begin_ns,
             "end_ns": self._end_ns,
             "cpu_s": (self._end_cpu_ns - self._begin_cpu_ns) / 1e9,
+            "core_wait_s": self._core_wait_s if self._measuring else 0.0,
             "context_switches": list(self._context_switches) if self._measuring else [0, 0],
             "measured_replies": self._measured_replies,
             "sent": tally.sent,

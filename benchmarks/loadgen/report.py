@@ -66,8 +66,8 @@ def _throughput(settings: Settings, result: dict[str, Any]) -> list[tuple[str, s
         rows.append(
             (
                 "sends",
-                f"{sends:,} on schedule, {messages['late_sends']:,} of them more than {LATE_SEND_S * 1000:g} ms late, "
-                f"{messages['missed_sends']:,} missed",
+                f"{sends + messages['missed_sends']:,} scheduled, {messages['late_sends']:,} of them more than "
+                f"{LATE_SEND_S * 1000:g} ms late, {messages['missed_sends']:,} missed",
             )
         )
     return rows

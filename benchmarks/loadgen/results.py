@@ -83,6 +83,7 @@ def assemble(
             "cpu_s": cpu_s,
             "cpu_share": [part["cpu_s"] / seconds if seconds else 0.0 for part in parts],
             "cpu_us_per_message": cpu_s / replies * 1e6 if replies else None,
+            "core_wait_s": [part["core_wait_s"] for part in parts],
             "voluntary_switches": sum(part["context_switches"][0] for part in parts),
             "involuntary_switches": sum(part["context_switches"][1] for part in parts),
         },

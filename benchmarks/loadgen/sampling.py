@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -22,6 +23,7 @@ class Usage:
     rss_bytes: int
     voluntary_switches: int
     involuntary_switches: int
+    core_wait_s: float
 
     @property
     def cpu_s(self) -> float:
@@ -46,7 +48,7 @@ class Sampler:
             except psutil.Error:
                 pass
         self._processes: dict[int, psutil.Process] = {process.pid: process for process in self._roots}
-        self._last: dict[int, tuple[float, float, int, int, int]] = {}
+        self._last: dict[int, tuple[float, float, int, int, int, float]] = {}
         self._looked_at_s = 0.0
         self.samples: list[Usage] = []
 
@@ -79,13 +81,18 @@ class Sampler:
                         process.memory_info().rss,
                         switches.voluntary,
                         switches.involuntary,
+                        core_wait_s(pid),
                     )
             except psutil.Error:
                 if pid in self._last:
-                    user, system, _, voluntary, involuntary = self._last[pid]
-                    self._last[pid] = (user, system, 0, voluntary, involuntary)
+                    user, system, _, *others = self._last[pid]
+                    self._last[pid] = (user, system, 0, *others)  # type: ignore[assignment]
                 del self._processes[pid]
-        sums = [sum(column) for column in zip(*self._last.values(), strict=True)] if self._last else [0.0, 0.0, 0, 0, 0]
+        sums = (
+            [sum(column) for column in zip(*self._last.values(), strict=True)]
+            if self._last
+            else [0.0, 0.0, 0, 0, 0, 0.0]
+        )
         usage = Usage(time.monotonic(), *sums)  # type: ignore[arg-type]
         self.samples.append(usage)
         return usage
@@ -107,7 +114,16 @@ def between(before: Usage | None, after: Usage | None, messages: int) -> dict[st
         "rss_bytes": after.rss_bytes,
         "voluntary_switches": after.voluntary_switches - before.voluntary_switches,
         "involuntary_switches": after.involuntary_switches - before.involuntary_switches,
+        "core_wait_s": after.core_wait_s - before.core_wait_s,
     }
+
+
+def core_wait_s(pid: int | str = "self") -> float:
+    """How long a process's main thread was ready to run and had to wait for a core: others had it. 0 if not known."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def machine_cpu() -> tuple[float, float]:

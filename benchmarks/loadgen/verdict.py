@@ -21,7 +21,7 @@ MAX_MEDIAN_DRIFT = 0.5
 _MEDIAN_DRIFT_FLOOR_MS = 0.2
 _MIN_INTERVALS = 8
 # Cores' worth of other processes' time above which the machine was not quiet.
-_NOISE = 0.1
+NOISE = 0.1
 
 
 def judge(settings: Settings, result: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def judge(settings: Settings, result: dict[str, Any]) -> dict[str, Any]:
     if result["server"] is None:
         notes.append("the server's process could not be found: its CPU and memory are not known")
     others = result["other_cpu_share"]
-    if others is not None and others > _NOISE:
+    if others is not None and others > NOISE:
         notes.append(f"the machine was not quiet: other processes used {others:.0%} of a core")
     if result["interrupted"]:
         notes.append("interrupted: these are the numbers up to then")
@@ -49,6 +49,16 @@ def judge(settings: Settings, result: dict[str, Any]) -> dict[str, Any]:
 
 def _busiest_generator(result: dict[str, Any]) -> float:
     return max(result["generator"]["cpu_share"], default=0.0)
+
+
+def _waits(result: dict[str, Any]) -> str:
+    """Who had to wait for a core that others used, as the end of a sentence."""
+    seconds = result["seconds"]
+    waits = {"a generator": max(result["generator"]["core_wait_s"], default=0.0) / seconds}
+    if result["server"] is not None:
+        waits["the server"] = result["server"]["core_wait_s"] / seconds
+    found = [f"{name} waited {share:.0%} of the time" for name, share in waits.items() if share > NOISE]
+    return f"; other processes had its core: {', '.join(found)}" if found else ""
 
 
 def _judge_closed(settings: Settings, result: dict[str, Any], reasons: list[str], notes: list[str]) -> None:
@@ -69,7 +79,7 @@ def _judge_closed(settings: Settings, result: dict[str, Any], reasons: list[str]
         if in_flight >= SATURATING_IN_FLIGHT:
             reasons.append(
                 f"server not saturated: it used {said}, the generator {generator:.0%}; with {in_flight} "
-                "in flight one of them should be at its limit: something else takes their cores, or holds them up"
+                f"in flight one of them should be at its limit{_waits(result)}"
             )
         else:
             notes.append(
@@ -94,7 +104,7 @@ def _judge_open(settings: Settings, result: dict[str, Any], reasons: list[str]) 
     if late > MAX_LATE_FRACTION * sends:
         reasons.append(
             f"sends late: {late / sends:.1%} left more than {LATE_SEND_S * 1000:g} ms after their time "
-            f"(at most {MAX_LATE_FRACTION:.0%} may)"
+            f"(at most {MAX_LATE_FRACTION:.0%} may){_waits(result)}"
         )
     # Of what was scheduled, not of rate times duration: Poisson arrivals vary, and that is no fault.
     window = settings.pipeline if settings.churn else 1

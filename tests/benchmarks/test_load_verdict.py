@@ -17,15 +17,17 @@ def make_result(**changes: Any) -> dict[str, Any]:
         "send_lateness": {"n": 50_000},
         "seconds": 5.0,
         "throughput_per_s": 10_000.0,
-        "server": {"cpu_share": 0.99},
-        "generator": {"cpu_share": [0.5]},
+        "server": {"cpu_share": 0.99, "core_wait_s": 0.0},
+        "generator": {"cpu_share": [0.5], "core_wait_s": [0.0]},
         "other_cpu_share": 0.0,
         "interrupted": False,
         "intervals": [
             {"from_s": i / 10, "to_s": (i + 1) / 10, "throughput_per_s": 10_000.0, "p50_ms": 1.0} for i in range(50)
         ],
     }
-    return result | changes
+    for key, value in changes.items():
+        result[key] = result[key] | value if isinstance(value, dict) else value
+    return result
 
 
 CLOSED = Settings(duration_s=5)
@@ -70,6 +72,12 @@ def test_a_run_that_can_not_be_believed_says_why(settings: Settings, changes: di
 
 def test_a_saturated_server_excuses_a_busy_generator_in_a_closed_loop() -> None:
     assert judge(CLOSED, make_result(generator={"cpu_share": [0.99]}))["valid"]
+
+
+def test_who_had_to_wait_for_a_core_is_said() -> None:
+    changes = {"server": {"cpu_share": 0.5, "core_wait_s": 0.1}, "generator": {"core_wait_s": [0.0, 2.5]}}
+    (reason,) = judge(CLOSED, make_result(**changes))["reasons"]
+    assert reason.endswith("other processes had its core: a generator waited 50% of the time")
 
 
 def test_few_in_flight_need_not_saturate_anybody() -> None:
