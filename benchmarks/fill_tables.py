@@ -1,7 +1,7 @@
 """Fill in the tables of docs/analysis.md and its translation from what ``versus.py --json`` wrote.
 
-``python benchmarks/fill_tables.py docs/results/versus.json``. The lines of a table stand between two comments that GitHub
-does not show, ``<!-- figures: NAME -->`` and ``<!-- end -->``; the head, in the language of the document, is kept.
+``python benchmarks/fill_tables.py docs/results/versus.json``. The lines of a table stand between two comments that a
+browser does not show, ``<!-- figures: NAME -->`` and ``<!-- end -->``; its head, in the document's language, is kept.
 """
 
 from __future__ import annotations

@@ -17,11 +17,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 # Nothing here takes longer, unless the server does not answer at all.
 _DEADLINE_S = 10.0
+_STOPPING_S = 0.2  # a process that gets SIGSTOP has stopped by then
 _FLOOD_BYTES = 1_000_000_000  # far more than the kernel holds
 _MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux only
 
@@ -35,12 +36,14 @@ class Setting:
         end: what ends a message.
         patience_s: how long to wait before saying that nothing came.
         server_pid: for experiments that stop the server for a moment.
+        sockets: closes the clients' sockets in the end.
     """
 
     port: int
     end: bytes
     patience_s: float
     server_pid: int | None
+    sockets: ExitStack
 
 
 class Client:
@@ -50,6 +53,7 @@ class Client:
         self._name = name
         self._patience_s = setting.patience_s
         self._socket = socket.create_connection(("127.0.0.1", setting.port), _DEADLINE_S)
+        setting.sockets.enter_context(self._socket)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # small messages leave at once
 
     def send(self, data: bytes, flags: int = 0) -> None:
@@ -195,7 +199,7 @@ def _stopped(setting: Setting) -> Iterator[int]:
         raise SystemExit("this experiment needs --server-pid")
     os.kill(setting.server_pid, signal.SIGSTOP)
     try:
-        time.sleep(setting.patience_s)  # until it has stopped
+        time.sleep(_STOPPING_S)
         yield setting.server_pid
     finally:
         os.kill(setting.server_pid, signal.SIGCONT)
@@ -255,9 +259,10 @@ def main() -> None:
     )
     parser.add_argument("--server-pid", type=int, metavar="PID", help="for burst and drain: the server's process")
     args = parser.parse_args()
-    setting = Setting(args.port, b"\n" if args.lines else b"", args.patience, args.server_pid)
     try:
-        EXPERIMENTS[args.experiment](setting)
+        with ExitStack() as sockets:
+            end = b"\n" if args.lines else b""
+            EXPERIMENTS[args.experiment](Setting(args.port, end, args.patience, args.server_pid, sockets))
     except ConnectionRefusedError:
         parser.exit(3, f"no server on port {args.port}: start one first\n")
 

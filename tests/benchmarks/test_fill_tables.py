@@ -1,0 +1,76 @@
+"""fill_tables.py: what the analysis says was measured is what versus.py measured."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks import fill_tables
+from benchmarks.comparison.results import Results
+from benchmarks.peers.registry import ROOT
+
+RESULTS = ROOT / "docs" / "results" / "versus.json"
+
+
+def some_results() -> Results:
+    """Two rounds of two servers."""
+    results = Results()
+    for number, cpu_us in enumerate((5.0, 5.4)):
+        for server, times in ("evloop", 1.0), ("asyncio-protocol", 1.5):
+            load = {"cpu_us": cpu_us * times, "kernel_share": 0.75, "per_s": 200_000 / times}
+            results.add("inflight-1", server, number, {**load, "p50_us": 1490.0, "p99_us": 12_345.0})
+    return results
+
+
+def rows(text: str, name: str) -> dict[str, list[str]]:
+    """The lines of a table by their first cell."""
+    table = text.partition(f"<!-- figures: {name} -->")[2].partition("<!-- end -->")[0]
+    lines = [line.strip("|").split("|") for line in table.split() and table.strip().splitlines()[2:]]
+    return {cells[0].strip(" *"): [cell.strip(" *") for cell in cells[1:]] for cells in lines}
+
+
+@pytest.mark.parametrize("document", fill_tables.DOCUMENTS, ids=lambda path: path.name)
+def test_tables_are_filled_in(document: Path) -> None:
+    text = fill_tables.filled(document.read_text(), some_results())
+    assert rows(text, "servers")["evloop"] == ["ours", "5.20", "1.00", "–", "–"]
+    assert rows(text, "servers")["asyncio-protocol"] == ["tuned", "7.80", "1.50", "–", "–"]
+    assert rows(text, "latency")["300"][:1] == ["16"]  # the later of two
+    assert "| 300 | 1 | 200,000 | 1.50 | 1.49 | 12.3 |\n" in text  # 300 / 200,000 s: Little's law
+    assert rows(text, "kernel")["evloop"] == ["3.90", "1.30", "–", "–"]
+
+
+@pytest.mark.parametrize("document", fill_tables.DOCUMENTS, ids=lambda path: path.name)
+def test_only_lines_of_tables_change(document: Path) -> None:
+    before = document.read_text()
+    after = fill_tables.filled(before, some_results())
+    assert fill_tables.filled(after, some_results()) == after
+    assert re.findall(r"^(?!\|).*$", after, re.MULTILINE) == re.findall(r"^(?!\|).*$", before, re.MULTILINE)
+    for name in fill_tables.TABLES:
+        found = after.partition(f"<!-- figures: {name} -->")[2].partition("<!-- end -->")[0].strip().splitlines()
+        assert {line.count("|") for line in found} == {found[0].count("|")}
+
+
+def test_check_says_which_document_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "versus.json"
+    file.write_text(json.dumps(some_results().to_json()))
+    assert fill_tables.main([str(file), "--check"]) == fill_tables.EXIT_DIFFERENT
+    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "docs/analysis.md",
+        "docs/analysis.id.md",
+    ]
+
+
+def test_no_results_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fill_tables.main([str(tmp_path / "none.json")]) == fill_tables.EXIT_CANNOT_RUN
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(not RESULTS.exists(), reason="no results are kept")
+def test_documents_say_what_the_results_say() -> None:
+    assert fill_tables.main([str(RESULTS), "--check"]) == 0
