@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psutil
@@ -167,9 +168,7 @@ class Coordinator:
             core = None if cores is None else cores[index % len(cores)]
             generator = GeneratorProcess(self.settings.share(index), self.target, core)
             self._generators.append(generator)
-            self._loop.poller.register(
-                generator.stdout.fileno(), READ, lambda generator=generator: self._on_readable(generator)
-            )
+            self._loop.poller.register(generator.stdout.fileno(), READ, partial(self._on_readable, generator))
         self._progress("connecting", 0.0, 0)
 
     def _on_readable(self, generator: GeneratorProcess) -> None:

@@ -19,7 +19,7 @@ from loadgen.histogram import MIN_SAMPLES_BEYOND
 from loadgen.report import shown_bytes, shown_ms, summary
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#2563a8", "#c2571a", "#2e7d4f", "#6b7280"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10.5,
     "axes.spines.top": False,
@@ -128,7 +128,7 @@ def _card(value: str, name: str) -> str:
 
 def _cards(run: dict[str, Any]) -> list[tuple[str, str]]:
     latency, server = run["latency"]["percentiles_ms"], run["server"]
-    cards = [(f"{run['throughput_per_s']:,.0f}/s", "messages")]
+    cards = [(f"{run['throughput_per_s']:,.0f}", "messages per second")]
     cards += [(f"{shown_ms(latency[key])} ms", f"latency p{key}") for key in ("50", "99") if key in latency]
     if server is not None:
         if server["cpu_us_per_message"] is not None:
@@ -268,18 +268,18 @@ def _server_plot(run: dict[str, Any]) -> str:
         return ""
     figure, axes = _figure()
     times = [sample["at_s"] for sample in samples]
-    axes.plot(times, [sample["cpu_share"] * 100 for sample in samples], color=_BLUE, label="server CPU")
+    axes.plot(times, [sample["cpu_share"] * 100 for sample in samples], color=_BLUE, label="server")
     intervals = [one for one in run["intervals"] if one["to_s"] - one["from_s"] > 0.02]
     xs, ys = _steps(intervals, "generator_cpu_share")
-    axes.plot(xs, [y * 100 for y in ys], color=_GREY, linewidth=1.2, label="generator CPU")
+    axes.plot(xs, [y * 100 for y in ys], color=_GREY, linewidth=1.2, label="generator")
     axes.set_ylabel("% of a core")
     axes.set_ylim(0, max(105.0, *(sample["cpu_share"] * 105 for sample in samples), *(y * 105 for y in ys)))
     memory = axes.twinx()
     memory.spines["right"].set_visible(True)
     memory.grid(False)
-    memory.plot(times, [sample["rss_bytes"] / 1048576 for sample in samples], color=_GREEN, label="server memory, MiB")
+    memory.plot(times, [sample["rss_bytes"] / 1048576 for sample in samples], color=_GREEN, label="memory")
     memory.set_ylim(0, max(sample["rss_bytes"] for sample in samples) / 1048576 * 1.6)
-    memory.set_ylabel("MiB")
+    memory.set_ylabel("server memory, MiB")
     _legend(axes, [*axes.get_lines(), *memory.get_lines()])
     axes.set_title("CPU and memory")
     _time_axis(axes, run)

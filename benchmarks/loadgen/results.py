@@ -96,7 +96,7 @@ def assemble(
 
 
 def _encoded(counts: Counts) -> str:
-    return to_hdr(counts).encode().decode()
+    return str(to_hdr(counts).encode().decode())
 
 
 def _memory(marks: dict[str, Usage | None], samples: list[Usage], settings: Settings) -> dict[str, Any]:

@@ -137,11 +137,3 @@ def test_a_stall_of_one_second_shows_in_the_open_loop_and_not_in_the_closed_one(
     assert opened["latency"]["percentiles_ms"]["99"] > 700
     assert closed["latency"]["percentiles_ms"]["99"] < 200
     assert closed["latency"]["max_ms"] > 900
-
-
-def test_a_server_whose_process_is_known_is_measured() -> None:
-    with running_server() as (port, process):
-        settings = Settings(connections=5, duration_s=0.3, warmup_s=0.0)
-        result = run_once(settings, server=("127.0.0.1", port))
-        assert result["server"]["pids"] == [process.pid]
-        assert result["server"]["rss_max_bytes"] > 1 << 20
