@@ -175,6 +175,19 @@ def test_cancel_after_it_is_open_changes_nothing(loop, listener):
     close_connection(loop, protocol)
 
 
+def test_no_timer_is_left_behind(loop, listener, full_listener):
+    connected, refused, cancelled = recorder()(), recorder()(), recorder()()
+    loop.connect(connected, *listener.getsockname(), timeout_s=60)
+    loop.connect(refused, "127.0.0.1", closed_port(), timeout_s=60)
+    attempt = loop.connect(cancelled, *full_listener, timeout_s=60)
+    run_pass(loop)
+    assert loop.timers >= 1
+    attempt.cancel()
+    run_until(loop, lambda: connected.events and refused.events)
+    assert loop.timers == 0
+    close_connection(loop, connected)
+
+
 def test_the_next_address_is_tried(loop, listener, monkeypatch):
     dead, live = ("127.0.0.1", closed_port()), listener.getsockname()
 

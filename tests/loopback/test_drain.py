@@ -203,6 +203,22 @@ def test_a_peer_that_floods_does_not_keep_the_server(start):
     assert not server.server.aborted
 
 
+def test_those_who_are_being_refused_do_not_keep_the_server(start, logged):
+    logged.expect("refused: too-many-connections limit 1")
+    server = start(Upper, small_limits(max_connections=1, linger_timeout_s=60))
+    inside, outside = server.connect(), server.connect()
+    assert inside.ask(b"x\n", 2) == b"X\n"
+    assert outside.receive_rest() == b"ERR too-many-connections limit 1\n"
+    drained = Drained(server)
+    assert inside.receive_rest() == b""
+    inside.close()
+    drained.wait()  # though `outside` has not closed its end
+    assert not server.server.aborted
+    server.passes(1)
+    fds = set(server.loop.poller.handlers)
+    assert len(fds) == 1, "nothing but the loop's own wake-up is watched"
+
+
 def test_abort_ends_a_drain(start):
     class Large(Recorder):
         def on_connect(self) -> bytes:
