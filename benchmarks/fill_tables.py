@@ -39,7 +39,8 @@ def _significant(value: float | None) -> str:
     """Three digits of it."""
     if value is None:
         return _NOTHING
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:,.{digits}f}"
 
 
 def _found(results: Results, scenario: str, server: str, figure: str) -> float | None:

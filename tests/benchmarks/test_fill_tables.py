@@ -31,7 +31,7 @@ def some_results() -> Results:
 def rows(text: str, name: str) -> dict[str, list[str]]:
     """The lines of a table by their first cell."""
     table = text.partition(f"<!-- figures: {name} -->")[2].partition("<!-- end -->")[0]
-    lines = [line.strip("|").split("|") for line in table.split() and table.strip().splitlines()[2:]]
+    lines = [line.strip("|").split("|") for line in table.strip().splitlines()[2:]]
     return {cells[0].strip(" *"): [cell.strip(" *") for cell in cells[1:]] for cells in lines}
 
 
