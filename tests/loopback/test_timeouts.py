@@ -28,10 +28,14 @@ class ClockedServer:
     def connect(self, receive_buffer: int | None = None) -> tuple[Client, Connection]:
         """A client and the server's end of it."""
         before = set(self.server.connections)
+
+        def new() -> set[Connection]:
+            return set(self.server.connections) - before
+
         client = Client(self.server.listeners[0].socket.getsockname(), receive_buffer=receive_buffer)
         self._clients.append(client)
-        self.settle(lambda: self.server.connections - before)
-        (connection,) = self.server.connections - before
+        self.settle(new)
+        (connection,) = new()
         return client, connection
 
     def settle(self, condition: Callable[[], object]) -> None:
