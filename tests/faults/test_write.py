@@ -115,7 +115,7 @@ def test_15_hard_cap_on_unsent_bytes_is_checked_on_append(start):
     server = start(Broadcasts, small_limits(max_unsent_bytes=50_000))
     client = server.connect()
     client.send(b"go")
-    assert client.receive_rest() == b""  # all was dropped in the pass that wrote it
+    assert client.was_reset()  # all was dropped in the pass that wrote it
     assert max(most) <= 50_000
     (error,) = closed
     assert isinstance(error, LimitError)
@@ -376,9 +376,9 @@ def test_21_replies_of_a_chunk_leave_in_one_send(loop):
             return self.session.feed(data)
 
     connection, faulty, peer = faulty_connection(loop, Counts())
-    peer.sendall(b"a\nab\n\nabc\n" * 100)
+    peer.sendall(b"a\nab\n\nabc\n" * 40)  # less than the first receive takes
     run_until(loop, lambda: faulty.sends)
-    assert peer.recv(65536) == b"1\n2\n0\n3\n" * 100
+    assert peer.recv(65536) == b"1\n2\n0\n3\n" * 40
     assert faulty.sends == 1
     assert faulty.receives == 1
     connection.abort()

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Everything at once, for as long as you like: is the server the same afterwards?
+
+Ordinary clients ask and check every answer while others churn, flood, reset, half-close, send rubbish, dribble, don't
+read, or come in a crowd. At the end, descriptors, timers, connections and memory must be back where they were, each
+limit must have been hit, and not one answer may be wrong. Exit status: 0 if so, 1 if not, 3 if it cannot run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+if TYPE_CHECKING:
+    from soaking.roles import Role, Soak
+    from soaking.target import Status, Target
+
+# What the process may keep: pools of the allocator, tables of replies, log buffers. A leak of 100 bytes for each
+# connection is well above it after a minute.
+MEMORY_SLACK_BYTES = 4 * 1024 * 1024
+CALM_TIMEOUT_S = 20.0
+# These must have been hit, or the abuse was none.
+EXPECTED_LIMITS = ("high-water", "message-timeout", "write-timeout", "too-many-connections")
+
+
+def main(argv: list[str]) -> int:
+    """Run it. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="soak.py", description=(__doc__ or "").partition("\n\n")[2])
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, metavar="M", help="how long it takes")
+    length.add_argument("--seconds", type=float, metavar="S", help="the same in seconds (default: 60)")
+    parser.add_argument("--seed", type=int, default=None, help="of what the clients do (default: a random one)")
+    parser.add_argument("--dev", action="store_true", help="run the server with -X dev -W error")
+    args = parser.parse_args(argv)
+    if importlib.util.find_spec("psutil") is None:
+        print("soak.py: psutil is not installed: run  pip install -e '.[bench]'  first", file=sys.stderr)
+        return 3
+    from soaking.target import Target
+
+    duration_s = args.minutes * 60 if args.minutes is not None else args.seconds if args.seconds is not None else 60.0
+    seed = random.randrange(10**6) if args.seed is None else args.seed
+    print(f"soak: {duration_s:g} s, seed {seed}{', server with -X dev -W error' if args.dev else ''}")
+    with Target(args.dev) as target:
+        problems = run(target, duration_s, seed)
+    for problem in problems[:20]:
+        print(f"FAILED: {problem}")
+    if len(problems) > 20:
+        print(f"FAILED: and {len(problems) - 20} more")
+    print("soak: FAILED" if problems else "soak: passed")
+    return 1 if problems else 0
+
+
+def run(target: Target, duration_s: float, seed: int) -> list[str]:
+    """The whole soak. Returns what went wrong, in words."""
+    # Once through everything, so that what is allocated once and kept is there before the first look.
+    warm_up = abuse(target, max(2.0, 0.2 * duration_s), seed + 1)
+    before = target.wait_until_calm(CALM_TIMEOUT_S)
+    soak = abuse(target, max(2.0, 0.8 * duration_s), seed)
+    after = target.wait_until_calm(CALM_TIMEOUT_S)
+    show(soak, before, after)
+    problems = warm_up.problems + soak.problems + compare(before, after)
+    if not soak.counts["right answers"]:
+        problems.append("no ordinary client was served")
+    status, log = target.stop()
+    if status != 0:
+        problems.append(f"the server ended with status {status}")
+    problems += [
+        f"the server logged: {line}"
+        for line in log.splitlines()
+        if line.startswith("ERROR") or "Traceback" in line or "Warning" in line or "Exception ignored" in line
+    ]
+    return problems
+
+
+def abuse(target: Target, duration_s: float, seed: int) -> Soak:
+    """Let everybody loose for a time."""
+    from soaking.roles import ROLES, Soak
+
+    soak = Soak(target.address)
+    threads = [
+        threading.Thread(target=play, args=(role, soak, f"{seed} {role.__name__} {number}"), daemon=True)
+        for role, count in ROLES.items()
+        for number in range(count)
+    ]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    while (left_s := began + duration_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, 2.0))
+        if sys.stdout.isatty():
+            now = target.status()
+            answers = soak.counts["right answers"]
+            print(
+                f"\r{duration_s - max(left_s, 0):6.0f} s  {answers:9,} answers  {now.connections:4} connections  "
+                f"{now.memory_bytes / 2**20:6.1f} MiB  ",
+                end="",
+                flush=True,
+            )
+    if sys.stdout.isatty():
+        print()
+    soak.over.set()
+    for thread in threads:
+        thread.join(60)
+        if thread.is_alive():
+            soak.problem(f"a client hangs: {thread}")
+    return soak
+
+
+def play(role: Role, soak: Soak, seed: str) -> None:
+    """One role in its thread. An ordinary client that fails is a problem; of the others, a lost connection is none."""
+    chance = random.Random(seed)
+    while not soak.over.is_set():
+        try:
+            role(soak, chance)
+        except Exception as error:
+            if role.__name__ in ("ordinary", "resident") or not isinstance(error, ConnectionError):
+                soak.problem(f"{role.__name__}: {type(error).__name__}: {error}")
+
+
+def compare(before: Status, after: Status) -> list[str]:
+    """What is not back where it was."""
+    problems = []
+    if after.connections:
+        problems.append(f"{after.connections} connections are left")
+    for name in ("timers", "handlers", "descriptors"):
+        if getattr(after, name) > getattr(before, name):
+            problems.append(f"{name}: {getattr(before, name)} before, {getattr(after, name)} after")
+    grown = after.memory_bytes - before.memory_bytes
+    if grown > MEMORY_SLACK_BYTES:
+        problems.append(f"memory has grown by {grown / 2**20:.1f} MiB")
+    problems += [f"limit {name} was never hit" for name in EXPECTED_LIMITS if not after.limits.get(name)]
+    return problems
+
+
+def show(soak: Soak, before: Status, after: Status) -> None:
+    """Print what happened."""
+    print(f"{'':24} {'before':>12} {'after':>12}")
+    for name in ("connections", "timers", "handlers", "descriptors", "accepted", "probes", "failed"):
+        print(f"{name:24} {getattr(before, name):12,} {getattr(after, name):12,}")
+    print(f"{'memory, MiB':24} {before.memory_bytes / 2**20:12.1f} {after.memory_bytes / 2**20:12.1f}")
+    for name in sorted(after.limits):
+        print(f"{'limit ' + name:24} {before.limits.get(name, 0):12,} {after.limits[name]:12,}")
+    print()
+    soak.counts["flooded MB"] //= 1_000_000
+    for name, count in sorted(soak.counts.items()):
+        print(f"{name:40} {count:9,}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,314 @@
+"""Who comes to the server during a soak: ordinary clients, who must get every right answer, and the others.
+
+Each role is a function that runs in a thread until it is told that it is over. They use plain blocking sockets and
+nothing of the library, so that they can't share its mistakes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from soaking.target import MAX_CONNECTIONS, MAX_MESSAGE_BYTES
+
+TIMEOUT_S = 20.0
+
+_WORDS = ["a", "naïve", "字", "𝄞", "😀", "žluťoučký", " ", "", "plain text of some length", "\t", "e\u0301"]
+
+
+@dataclass
+class Soak:
+    """What the roles share.
+
+    Attributes:
+        counts: how often what happened, by name.
+        problems: what must not happen, in words.
+    """
+
+    address: tuple[str, int]
+    over: threading.Event = field(default_factory=threading.Event)
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Count something."""
+        with self._lock:
+            self.counts[what] += number
+
+    def problem(self, text: str) -> None:
+        """Note something that must not happen."""
+        with self._lock:
+            self.problems.append(text)
+
+    def connect(self, *, receive_buffer: int | None = None) -> socket.socket:
+        """A new client socket."""
+        sock = socket.socket()
+        sock.settimeout(TIMEOUT_S)
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        try:
+            sock.connect(self.address)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def end(sock: socket.socket) -> None:
+    """Half-close."""
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:  # ENOTCONN: it is reset already
+        raise ConnectionResetError from None
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Up to the end of the stream."""
+    parts = []
+    while part := sock.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+# ---------------------------------------------------------------------- those who must be served
+
+
+def _message(chance: random.Random) -> tuple[bytes, bytes]:
+    """A line and the reply it must get."""
+    kind = chance.random()
+    if kind < 0.04:
+        return b"ok \xff no\n", b"ERR invalid-utf8 at byte 3\n"
+    if kind < 0.05:
+        return b"x" * (MAX_MESSAGE_BYTES + 1) + b"\n", b"ERR too-long limit %d\n" % MAX_MESSAGE_BYTES
+    text = "".join(chance.choices(_WORDS, k=chance.randrange(8)))
+    end = b"\r\n" if chance.random() < 0.2 else b"\n"
+    return text.encode() + end, b"%d\n" % len(text)
+
+
+class Refused(Exception):
+    """The server had no room: that is its right, and said clearly."""
+
+
+def _ask(soak: Soak, sock: socket.socket, chance: random.Random, count: int, *, last: bool) -> None:
+    """Ask ``count`` messages in pieces cut anywhere, and check each reply; with ``last`` half-close before reading."""
+    messages = [_message(chance) for _ in range(count)]
+    request = b"".join(line for line, _ in messages)
+    expected = b"".join(reply for _, reply in messages)
+    if last:
+        request += "žádný konec".encode()
+        expected += b"11\n"
+    while request:
+        cut = chance.choice([1, 10, 1000, len(request)])
+        sock.sendall(request[:cut])
+        request = request[cut:]
+    if last:
+        end(sock)
+        got = read_all(sock)
+    else:
+        got = b""
+        while len(got) < len(expected) and (part := sock.recv(65536)):
+            got += part
+    if got.startswith(b"ERR too-many-connections"):
+        raise Refused
+    if got != expected:
+        at = next((i for i, pair in enumerate(zip(got, expected, strict=False)) if pair[0] != pair[1]), len(got))
+        near = slice(max(at - 20, 0), at + 20)
+        soak.problem(f"wrong reply at byte {at}: {got[near]!r} instead of {expected[near]!r}")
+        raise ConnectionAbortedError("what follows would be wrong as well")
+    soak.count("right answers", count + last)
+
+
+def ordinary(soak: Soak, chance: random.Random) -> None:
+    """Comes, asks, checks each answer, goes."""
+    while not soak.over.is_set():
+        served = False
+        try:
+            with soak.connect() as sock:
+                for _ in range(chance.randrange(1, 5)):
+                    _ask(soak, sock, chance, chance.randrange(1, 30), last=False)
+                    served = True
+                _ask(soak, sock, chance, chance.randrange(5), last=True)
+        except Refused:
+            soak.count("ordinary clients refused, with a reason")
+        except (ConnectionResetError, BrokenPipeError):
+            # One who is refused among many, and still sends, may miss the reason. One who has been served may not.
+            if served:
+                raise
+            soak.count("ordinary clients refused in a crowd")
+        soak.over.wait(0.01)
+
+
+def resident(soak: Soak, chance: random.Random) -> None:
+    """Stays connected all the time, whatever the others do."""
+    with soak.connect() as sock:
+        while not soak.over.is_set():
+            _ask(soak, sock, chance, chance.randrange(1, 20), last=False)
+            soak.over.wait(0.02)
+        _ask(soak, sock, chance, 3, last=True)
+
+
+# ---------------------------------------------------------------------- those who behave badly
+
+
+def churn(soak: Soak, chance: random.Random) -> None:
+    """Connects and closes, with and without a byte."""
+    while not soak.over.is_set():
+        with soak.connect() as sock:
+            if chance.random() < 0.5:
+                sock.send(b"abc\n")
+        soak.count("connected and closed")
+
+
+def resets(soak: Soak, chance: random.Random) -> None:
+    """Resets at once, in mid-message, and with replies unread."""
+    while not soak.over.is_set():
+        sock = soak.connect()
+        with contextlib.suppress(OSError):
+            sock.send(chance.choice([b"", b"half a mess", b"abc\n" * chance.randrange(2000)]) or b"\n")
+        reset(sock)
+        soak.count("resets")
+        soak.over.wait(0.002)
+
+
+def flood(soak: Soak, chance: random.Random) -> None:
+    """Sends one endless message, or nothing but line ends, as fast as it can."""
+    while not soak.over.is_set():
+        block = chance.choice([b"x", "字".encode(), b"\xff", b"\n"]) * 20_000
+        sock = soak.connect()
+        sock.settimeout(0.5)  # a flood of line ends comes to a halt, as nobody reads the answers
+        with contextlib.suppress(OSError):
+            for _ in range(chance.randrange(50, 400)):
+                soak.count("flooded MB", sock.send(block))
+        reset(sock) if chance.random() < 0.5 else sock.close()
+
+
+def never_reads(soak: Soak, chance: random.Random) -> None:
+    """Pipelines for ever and does not read, until the server gives it up."""
+    while not soak.over.is_set():
+        with soak.connect(receive_buffer=4096) as sock:
+            sock.settimeout(5)
+            try:
+                while not soak.over.is_set():
+                    sock.send(b"\n" * 65536)
+            except TimeoutError:
+                soak.problem("a client that never reads was not given up in 5 s")
+            except ConnectionError:
+                soak.count("given up: never read")
+
+
+def reads_slowly(soak: Soak, chance: random.Random) -> None:
+    """Pipelines a lot and reads slowly, but reads: it must get everything."""
+    while not soak.over.is_set():
+        count = chance.randrange(20_000, 60_000)
+        with soak.connect(receive_buffer=8192) as sock:
+            sender = threading.Thread(target=_send_quietly, args=(sock, b"ab\n" * count))
+            sender.start()
+            left, refused = 2 * count, False
+            while left > 0:
+                try:
+                    part = sock.recv(4096)
+                except ConnectionError:
+                    part = b""
+                refused = refused or part.startswith(b"ERR too-many")
+                if not part:
+                    break
+                left -= len(part)
+                soak.over.wait(0.002)
+            if left and not refused:
+                soak.problem(f"a slow reader lacks {left} of {2 * count} bytes")
+            elif not refused:
+                soak.count("slow readers served")
+        sender.join(TIMEOUT_S)
+
+
+def _send_quietly(sock: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        sock.sendall(data)
+
+
+def dribbles(soak: Soak, chance: random.Random) -> None:
+    """Sends a message byte by byte and never ends it, until the server gives it up."""
+    while not soak.over.is_set():
+        with soak.connect() as sock:
+            sent = 0
+            try:
+                while sent < 500 and not soak.over.is_set():
+                    sent += sock.send(b"x")
+                    soak.over.wait(0.01)
+            except ConnectionError:
+                soak.count("given up: dribbled")
+        if sent >= 500:
+            soak.problem("a client that dribbles was not given up in 5 s")
+
+
+def half_closes(soak: Soak, chance: random.Random) -> None:
+    """Ends its side at once or after an unfinished message, and then reads, or goes without."""
+    while not soak.over.is_set():
+        with soak.connect() as sock, contextlib.suppress(ConnectionError):
+            text = chance.choice([b"", b"abc", b"abc\ndefg"])
+            sock.sendall(text)
+            end(sock)
+            if chance.random() < 0.8:
+                got = read_all(sock)
+                wanted = {b"": b"", b"abc": b"3\n", b"abc\ndefg": b"3\n4\n"}[text]
+                if got != wanted and not got.startswith(b"ERR too-many"):
+                    soak.problem(f"half-close: {got!r} instead of {wanted!r}")
+            soak.count("half-closes")
+
+
+def bad_bytes(soak: Soak, chance: random.Random) -> None:
+    """Sends rubbish; each line of it must get exactly one line."""
+    while not soak.over.is_set():
+        rubbish = chance.randbytes(chance.randrange(20_000))
+        with soak.connect() as sock, contextlib.suppress(ConnectionError):
+            sock.sendall(rubbish + b"\n")
+            end(sock)
+            got = read_all(sock)
+            if not got.startswith(b"ERR too-many") and got.count(b"\n") != rubbish.count(b"\n") + 1:
+                soak.problem(f"{got.count(b'x')} replies to {rubbish.count(b'x') + 1} lines of rubbish")
+            soak.count("loads of rubbish")
+        soak.over.wait(0.005)
+
+
+def crowd(soak: Soak, chance: random.Random) -> None:
+    """Comes in a crowd that is more than the server takes, stays for a while, goes at once."""
+    while not soak.over.wait(chance.uniform(0.5, 2.0)):
+        socks = []
+        with contextlib.suppress(OSError):
+            for _ in range(MAX_CONNECTIONS + 50):
+                socks.append(soak.connect())
+        soak.over.wait(0.3)
+        for sock in socks:
+            reset(sock) if chance.random() < 0.3 else sock.close()
+        soak.count("crowds")
+
+
+Role = Callable[[Soak, random.Random], None]
+
+# How many of each there are at the same time.
+ROLES: dict[Role, int] = {
+    ordinary: 6,
+    resident: 4,
+    churn: 2,
+    resets: 1,
+    flood: 2,
+    never_reads: 1,
+    reads_slowly: 2,
+    dribbles: 4,
+    half_closes: 1,
+    bad_bytes: 1,
+    crowd: 1,
+}

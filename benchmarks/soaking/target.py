@@ -1,0 +1,183 @@
+"""The server under soak: a process of its own that also answers how it is.
+
+It is the service as the command runs it, with limits at which abuse is noticed within seconds. On stdin it is asked by
+a line; on stdout it answers with a line of JSON. The end of stdin, or SIGTERM, stops it in order.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from evloop import EventLoop, Limits
+from evloop.charcount.server import CharCountServer, ServiceSettings
+from evloop.descriptors import raise_descriptor_limit
+from evloop.poller import READ
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MAX_CONNECTIONS = 300
+MAX_MESSAGE_BYTES = 100_000
+
+LIMITS = Limits(
+    max_connections=MAX_CONNECTIONS,
+    idle_timeout_s=5.0,
+    message_timeout_s=1.0,
+    write_timeout_s=1.0,
+    linger_timeout_s=0.5,
+    linger_bytes=200_000,
+    drain_timeout_s=10.0,
+    # Much lower than usual, so that a client that does not read is noticed by these and not only by the kernel.
+    high_water_bytes=32_768,
+    low_water_bytes=8_192,
+)
+
+
+@dataclass
+class Status:
+    """What the server says of itself, and what can be seen of it from outside."""
+
+    connections: int
+    timers: int
+    handlers: int
+    accepted: int
+    probes: int
+    failed: int
+    limits: dict[str, int]
+    descriptors: int
+    memory_bytes: int
+    cpu_s: float
+
+
+class Target:
+    """The server's process. Use it as a context manager; it is killed at the end if it did not stop.
+
+    Args:
+        dev: run it in Python's development mode with warnings as errors.
+    """
+
+    def __init__(self, dev: bool) -> None:
+        options = ["-X", "dev", "-W", "error"] if dev else []
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
+        self.process = subprocess.Popen(
+            [sys.executable, *options, "-m", "soaking.target"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])},
+        )
+        self._psutil = psutil.Process(self.process.pid)
+        first = self._read_answer()
+        self.address = ("127.0.0.1", first["port"])
+        self._at_start = self.status()
+
+    def status(self) -> Status:
+        """Ask it how it is."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"status\n")
+        self.process.stdin.flush()
+        answer = self._read_answer()
+        times = self._psutil.cpu_times()
+        return Status(
+            **answer,
+            descriptors=self._psutil.num_fds(),
+            memory_bytes=self._psutil.memory_info().rss,
+            cpu_s=times.user + times.system,
+        )
+
+    def wait_until_calm(self, timeout_s: float) -> Status:
+        """Wait until nothing is left to do; return how it is then, or at the end of the time."""
+        deadline = time.monotonic() + timeout_s
+        before = self.status()
+        while True:
+            time.sleep(0.25)
+            now = self.status()
+            idle = not now.connections and now.cpu_s - before.cpu_s < 0.05
+            # The log's own timer, which says how many lines were left out, is gone after a second as well.
+            if (idle and now.timers <= self._at_start.timers) or time.monotonic() > deadline:
+                return now
+            before = now
+
+    def stop(self) -> tuple[int, str]:
+        """SIGTERM, and wait. Returns its exit status and all it has logged."""
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(LIMITS.drain_timeout_s + 10)
+        self._log.seek(0)
+        return status, self._log.read().decode()
+
+    def _read_answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            raise RuntimeError(f"the server is gone:\n{self._log.read().decode()[-3000:]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        for stream in (self.process.stdin, self.process.stdout, self._log):
+            assert stream is not None
+            stream.close()
+
+
+# ---------------------------------------------------------------------- in the process itself
+
+
+def serve() -> None:
+    """Run the server; see above."""
+    logging.basicConfig(level="INFO", format="%(levelname)s %(message)s", stream=sys.stderr)
+    raise_descriptor_limit(MAX_CONNECTIONS)
+    stdin = sys.stdin.fileno()
+    with EventLoop() as loop:
+        server = CharCountServer(loop, ServiceSettings(max_message_bytes=MAX_MESSAGE_BYTES, limits=LIMITS))
+        server.listen()
+
+        def answer(**what: object) -> None:
+            print(json.dumps(what), flush=True)
+
+        def stop() -> None:
+            if stdin in loop.poller.handlers:
+                loop.poller.watch(stdin, 0, asked)
+            server.drain(loop.stop)
+
+        def asked() -> None:
+            question = os.read(stdin, 100)
+            if not question:
+                stop()
+            for _ in range(question.count(b"\n")):
+                stats = server.stats
+                answer(
+                    connections=len(server.connections) + len(server._refused),
+                    timers=len(loop._timers),
+                    handlers=len(loop.poller.handlers),
+                    accepted=stats.accepted,
+                    probes=stats.probes,
+                    failed=stats.failed,
+                    limits=dict(stats.limits),
+                )
+
+        loop.poller.register(stdin, READ, asked)
+        loop.add_signal_handler(signal.SIGTERM, stop)
+        answer(port=server.listeners[0].socket.getsockname()[1])
+        loop.run()
+
+
+if __name__ == "__main__":
+    serve()
