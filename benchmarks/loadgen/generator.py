@@ -29,9 +29,9 @@ from loadgen.clients import (
     OpenLoopClient,
     clock_ns,
 )
+from loadgen.corewait import core_wait_s
 from loadgen.drivers import ChurnDriver, Driver, OpenDriver, SteadyDriver
 from loadgen.histogram import Counts, count_above, merge
-from loadgen.sampling import core_wait_s
 from loadgen.selector import PreciseSelector
 from loadgen.settings import Settings
 from loadgen.tally import Run

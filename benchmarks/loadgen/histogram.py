@@ -13,9 +13,10 @@ The recording itself is three lines that stand in the callers' hot paths (a call
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hdrh.histogram import HdrHistogram
+if TYPE_CHECKING:
+    from hdrh.histogram import HdrHistogram
 
 SUB_BUCKET_BITS = 11
 MAX_VALUE_NS = 3600 * 10**9
@@ -73,6 +74,8 @@ def count_above(counts: Counts, value_ns: int) -> int:
 
 def to_hdr(counts: Counts) -> HdrHistogram:
     """The same as an HdrHistogram (nanoseconds, three significant digits, one hour at most)."""
+    from hdrh.histogram import HdrHistogram  # here, as the generator processes do without it
+
     histogram = HdrHistogram(1, MAX_VALUE_NS, 3)
     for bucket, n in counts.items():
         # It counts from 1 ns on; an hour is its end.

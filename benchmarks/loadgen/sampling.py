@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
+
+from loadgen.corewait import core_wait_s
 
 # Looking for new child processes costs more than reading the numbers of known ones.
 _CHILDREN_EVERY_S = 1.0
@@ -116,14 +117,6 @@ def between(before: Usage | None, after: Usage | None, messages: int) -> dict[st
         "involuntary_switches": after.involuntary_switches - before.involuntary_switches,
         "core_wait_s": after.core_wait_s - before.core_wait_s,
     }
-
-
-def core_wait_s(pid: int | str = "self") -> float:
-    """How long a process's main thread was ready to run and had to wait for a core: others had it. 0 if not known."""
-    try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
 
 
 def machine_cpu() -> tuple[float, float]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,20 +36,16 @@ class LoadRun:
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Callable[..., LoadRun]:
+def load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., LoadRun]:
     """Runs ``load.py`` with arguments; short runs, as these are no measurements."""
 
-    def run(*arguments: str, python_options: tuple[str, ...] = ()) -> LoadRun:
+    def run(*arguments: str) -> LoadRun:
+        from loadgen import command
+
         path = tmp_path / "run.json"
-        done = subprocess.run(
-            [sys.executable, *python_options, str(ROOT / "benchmarks" / "load.py"), "--json", str(path), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONWARNINGS": "error"},
-        )
+        status = command.run(["--json", str(path), *arguments])
+        said = capsys.readouterr()
         text = path.read_text() if path.exists() else ""
-        return LoadRun(done.returncode, done.stdout, done.stderr, json.loads(text) if text else {})
+        return LoadRun(status, said.out, said.err, json.loads(text) if text else {})
 
     return run
