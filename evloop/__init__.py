@@ -4,7 +4,7 @@ The names below are the public API. See README.md for a server in ten lines and 
 """
 
 from evloop._version import __version__
-from evloop.connection import Connection, State
+from evloop.connection import Connection
 from evloop.errors import ConnectError, EvloopError, LimitError, ListenError
 from evloop.framing import LineFramer
 from evloop.limits import Limits
@@ -12,6 +12,7 @@ from evloop.loop import EventLoop
 from evloop.protocol import LineProtocol, Protocol
 from evloop.server import Server, ServerStats
 from evloop.serving import serve
+from evloop.state import State
 from evloop.timers import Timer
 
 __all__ = [

@@ -79,3 +79,19 @@ class SendQueue:
     def _seal_tail(self) -> None:
         self._chunks.append(bytes(self._tail))
         self._tail.clear()
+
+
+class NothingMore(SendQueue):
+    """What a closed connection has to send: nothing, but it is true.
+
+    So a reply that comes from a callback which aborted its own connection takes the path of one that has to wait, which
+    drops it, and the hot path need not ask for the state.
+    """
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return True
+
+
+NOTHING_MORE = NothingMore()

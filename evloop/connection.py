@@ -7,35 +7,28 @@ ready connection has been read (`flush_pending`, called by the loop). Only when 
 a `SendQueue` made and the descriptor registered for writability. So the common exchange is one recv, one call of the
 protocol, one send, and an idle connection holds no buffer at all.
 
-States::
-
-    OPEN ──close()──► FLUSHING ──all sent, FIN sent──► LINGERING ──peer's EOF, or limits──► CLOSED
-     │                    ▲
-     └─peer's EOF─► HALF_OPEN ──close()──► FLUSHING ──all sent──────────────────────────► CLOSED
-
-Every state goes to CLOSED at once by `abort`, by an error of the socket, or by an exception in a callback;
-`_teardown` is the only way there, and runs once. The descriptor itself is closed by the loop at the end of the pass,
-so no number is used again while events of this pass that mention it may still be waiting.
-
-LINGERING exists because closing a socket that still has unread input makes the kernel send a reset, and a reset makes
-the peer's kernel throw away what it has not handed to its program yet: our last reply, typically the one that said
-what was wrong. So we say FIN, and read and drop what comes until the peer says FIN as well, bounded in bytes and time.
+Its states are in `evloop.state`; `_teardown` is the only way to the last of them, and runs once. The descriptor itself
+is closed by the loop at the end of the pass, so no number is used again while events of this pass that mention it may
+still be waiting.
 """
 
 from __future__ import annotations
 
-import enum
+import contextlib
 import logging
 import socket
+import struct
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from evloop.buffers import SendQueue
+from evloop.buffers import NOTHING_MORE, SendQueue
 from evloop.errors import DISCONNECTED, RETRY, LimitError
 from evloop.limits import Limits
 from evloop.poller import READ, WRITE, Handler
 from evloop.protocol import Protocol
+from evloop.state import State
 from evloop.timers import Timer
 
 if TYPE_CHECKING:
@@ -49,16 +42,6 @@ RECV_BYTES = 65536
 FIRST_RECV_BYTES = 479
 
 
-class State(enum.Enum):
-    """Where a connection is in its life; see the module's theory of operation."""
-
-    OPEN = "open"
-    HALF_OPEN = "half-open"
-    FLUSHING = "flushing"
-    LINGERING = "lingering"
-    CLOSED = "closed"
-
-
 # Looking up a member of an enum costs as much as a method call in Python 3.11, a global does not.
 _OPEN = State.OPEN
 _HALF_OPEN = State.HALF_OPEN
@@ -66,21 +49,8 @@ _FLUSHING = State.FLUSHING
 _LINGERING = State.LINGERING
 _CLOSED = State.CLOSED
 
-
-class _NothingMore(SendQueue):
-    """What a closed connection has to send: nothing, but it is true.
-
-    So a reply that comes from a callback which aborted its own connection takes the path of one that has to wait, which
-    drops it, and the hot path need not ask for the state.
-    """
-
-    __slots__ = ()
-
-    def __bool__(self) -> bool:
-        return True
-
-
-_NOTHING_MORE = _NothingMore()
+# For SO_LINGER: on, with no time.
+_RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 # Why a connection is not being read; may be combined.
 _PAUSED_BY_USER = 1
@@ -189,7 +159,7 @@ class Connection:
             self.loop.pending_writes.append(self)
 
     def abort(self) -> None:
-        """Close at once, and drop what is unsent."""
+        """Close at once, and drop what is unsent; if that is anything, the peer sees a reset."""
         self._teardown(None)
 
     def pause_reading(self) -> None:
@@ -473,7 +443,11 @@ class Connection:
         if self._state is _CLOSED:
             return
         self._state = _CLOSED
-        self._unsent = _NOTHING_MORE
+        if self._unsent:
+            # The peer must not take what it has got for all there was: it gets a reset, not an orderly end.
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._unsent = NOTHING_MORE
         if self._linger_timer is not None:
             self._linger_timer.cancel()
         self.loop.poller.watch(self._socket.fileno(), 0, self._flush)

@@ -13,10 +13,13 @@ A sweep does at most `SWEEP_BATCH` connections in a pass, so that ten thousand o
 
 from __future__ import annotations
 
-from evloop.connection import Connection, State
+from collections.abc import Iterable
+
+from evloop.connection import Connection
 from evloop.errors import LimitError
 from evloop.limits import Limits
 from evloop.loop import EventLoop
+from evloop.state import State
 
 SWEEP_BATCH = 1000
 # Of the shortest time-out, so that none is late by more than a quarter.
@@ -52,11 +55,11 @@ class Sweeper:
 
     Args:
         loop: the loop they live in.
-        connections: those to look after; the set is the server's and changes.
+        connections: those to look after; the collection is the server's and changes.
         limits: the time-outs. With none there is no sweep.
     """
 
-    def __init__(self, loop: EventLoop, connections: set[Connection], limits: Limits) -> None:
+    def __init__(self, loop: EventLoop, connections: Iterable[Connection], limits: Limits) -> None:
         self._loop = loop
         self._connections = connections
         self._limits = limits

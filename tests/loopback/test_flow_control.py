@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 
 import pytest
 
 from evloop import Limits, Protocol
-from harness import Recorder, recorder, small_limits, wait_until
+from harness import Recorder, RunningServer, recorder, small_limits, wait_until
 
 # More than the buffers of both kernels can take on loopback while nobody reads.
 FLOOD_BYTES = 16 * 1024 * 1024
@@ -392,3 +393,20 @@ def test_one_slow_reader_does_not_hold_up_others(start):
     other = server.connect()
     for _ in range(20):
         assert other.ask(b"ab", 20) == b"ab" * 10
+
+
+def test_a_truncated_stream_ends_in_a_reset(start: Callable[..., RunningServer]) -> None:
+    server = start(Protocol)
+    client = server.connect(receive_buffer=4096)
+    connection = server.connection()
+    server.call(connection.write, bytes(8 << 20))
+    wait_until(lambda: server.call(lambda: connection.stalled), "more than the kernel takes")
+    server.call(connection.abort)
+    assert client.was_reset()
+
+
+def test_an_abort_with_nothing_unsent_is_an_orderly_end(start: Callable[..., RunningServer]) -> None:
+    server = start(Protocol)
+    client = server.connect()
+    server.call(server.connection().abort)
+    assert not client.was_reset()

@@ -23,6 +23,7 @@ ORDER = [
     "evloop.limits",
     "evloop.poller",
     "evloop.protocol",
+    "evloop.state",
     "evloop.descriptors",
     "evloop.connection",
     "evloop.connector",
