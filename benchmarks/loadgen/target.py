@@ -159,13 +159,14 @@ def running_server(host: str, port: int) -> Target:
         CannotRun: nothing accepts connections there.
     """
     try:
-        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise CannotRun(f"cannot resolve {host!r}: {error.strerror}") from None
-    numeric = str(address[0])
-    if not accepts(numeric, port):
-        raise CannotRun(f"nothing accepts connections at {host}:{port}: start the server, or leave out --server")
-    return Target(numeric, port, tuple(sorted(_listening_pids(numeric, port))), False)
+    # A name may have addresses at which nobody listens; all connections go to the first at which somebody does.
+    for numeric in (str(address[0]) for *_, address in found):
+        if accepts(numeric, port):
+            return Target(numeric, port, tuple(sorted(_listening_pids(numeric, port))), False)
+    raise CannotRun(f"nothing accepts connections at {host}:{port}: start the server, or leave out --server")
 
 
 def _listening_pids(host: str, port: int) -> set[int]:

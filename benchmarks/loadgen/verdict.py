@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from statistics import median
 from typing import Any
 
@@ -20,6 +22,7 @@ MAX_DRIFT = 0.10
 MAX_MEDIAN_DRIFT = 0.5
 _MEDIAN_DRIFT_FLOOR_MS = 0.2
 _MIN_INTERVALS = 8
+NO_PORT = os.strerror(errno.EADDRNOTAVAIL)
 # Cores' worth of other processes' time above which the machine was not quiet.
 NOISE = 0.1
 
@@ -42,6 +45,8 @@ def judge(settings: Settings, result: dict[str, Any]) -> dict[str, Any]:
     others = result["other_cpu_share"]
     if others is not None and others > NOISE:
         notes.append(f"the machine was not quiet: other processes used {others:.0%} of a core")
+    if NO_PORT in result["connect_errors"]:
+        notes.append("local ports ran out: each is free again a second or a minute after its connection was closed")
     if result["interrupted"]:
         notes.append("interrupted: these are the numbers up to then")
     return {"valid": not reasons, "reasons": reasons, "notes": notes}

@@ -20,6 +20,7 @@ def make_result(**changes: Any) -> dict[str, Any]:
         "server": {"cpu_share": 0.99, "core_wait_s": 0.0},
         "generator": {"cpu_share": [0.5], "core_wait_s": [0.0]},
         "other_cpu_share": 0.0,
+        "connect_errors": {},
         "interrupted": False,
         "intervals": [
             {"from_s": i / 10, "to_s": (i + 1) / 10, "throughput_per_s": 10_000.0, "p50_ms": 1.0} for i in range(50)
