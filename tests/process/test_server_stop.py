@@ -115,7 +115,7 @@ def test_drain_timeout_aborts(spawn):
     server.signal(signal.SIGTERM)
     assert server.wait() == 1
     assert "1 connections not done after 0.3 s: aborted" in server.log
-    assert len(client.receive_rest()) < 8_000_000 - 1
+    assert client.was_reset()  # what it got is not all there was
 
 
 def test_drain_timeout_of_zero_aborts_at_once(spawn):
