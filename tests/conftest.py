@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+import descriptors
 import harness
 from evloop import EventLoop, Limits, Protocol, Server
 from harness import LoopThread, RunningServer
@@ -89,7 +90,7 @@ def _clean() -> Iterator[LoggedWarnings]:
     for logger in loggers:
         logger.addHandler(handler)
     threads = set(threading.enumerate())
-    before = harness.open_descriptors()
+    before = descriptors.open_descriptors()
     try:
         yield handler
     finally:
@@ -111,8 +112,8 @@ def _clean() -> Iterator[LoggedWarnings]:
 
 def _leaked_since(before: dict[int, str]) -> dict[int, str]:
     return {
-        number: name + harness.describe_socket(number)
-        for number, name in harness.open_descriptors().items()
+        number: name + descriptors.describe_socket(number)
+        for number, name in descriptors.open_descriptors().items()
         if before.get(number) != name
     }
 
