@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Process:
         command: what to run with this Python.
         soft_descriptors, hard_descriptors: RLIMIT_NOFILE to start with.
         environment: variables to add.
+        prefix: a command that runs this one.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Process:
         soft_descriptors: int | None = None,
         hard_descriptors: int | None = None,
         environment: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
         **options: Any,
     ) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
@@ -62,7 +64,7 @@ class Process:
 
         limited = soft_descriptors is not None or hard_descriptors is not None
         self.popen = subprocess.Popen(
-            [sys.executable, *command],
+            [*prefix, sys.executable, *command],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

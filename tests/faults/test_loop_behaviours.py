@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import selectors
+import signal
 import socket
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -283,6 +286,62 @@ def test_28_wake_up_from_another_thread_ends_a_long_poll(loop_thread: LoopThread
         done = threading.Event()
         loop_thread.loop.call_soon_threadsafe(done.set)
         assert done.wait(DEADLINE_S)
+
+
+# ---------------------------------------------------------------------- 29
+
+# A server one of whose handlers blocks when it is told to.
+BLOCKS = """
+import logging, sys, time
+from evloop import EventLoop, LineProtocol, Server
+from evloop.serving import handle_signals
+
+class Blocks(LineProtocol):
+    def on_line(self, line):
+        if line == b"block":
+            self.look_up_something()
+        return b"done" + bytes([10])
+    def look_up_something(self):
+        time.sleep(0.3)
+
+logging.basicConfig(format="%(levelname)s %(message)s")
+with EventLoop(slow_pass_s=0.1) as loop:
+    server = Server(loop, Blocks)
+    print("listening on", *server.listen(), file=sys.stderr, flush=True)
+    handle_signals(loop, server)
+    loop.run()
+"""
+
+
+def test_29_blocked_loop_is_detected_and_named(spawn_program):
+    server = spawn_program(BLOCKS)
+    client, other = server.connect(), server.connect()
+    assert client.ask(b"go on\n", 5) == b"done\n"
+    assert "blocked" not in server.log
+    client.send(b"block\n")
+    assert client.receive_exactly(5) == b"done\n"
+    assert other.ask(b"go on\n", 5) == b"done\n"
+    server.wait_for_log("the loop was blocked for 0.3")
+    line = next(line for line in server.log.splitlines() if "blocked" in line)
+    assert line.startswith("WARNING ")
+    assert "Blocks.on_line" in line  # what the library called, however deep it was inside of it
+    if hasattr(signal, "SIGUSR1"):
+        server.signal(signal.SIGUSR1)
+        server.wait_for_log("status:")
+        server.wait_for_log("slowest handler")
+        status = server.log.partition("status:")[2]
+        assert " 1 slow, " in status
+        assert re.search(r"worst lag +0\.3", status)
+        assert re.search(r"slowest handler +0\.3\d+ s by Blocks\.on_line", status)
+
+
+def test_29_loop_that_only_waits_is_not_called_blocked(spawn):
+    server = spawn("--log-level", "warning")
+    client = server.connect()
+    for _ in range(3):
+        assert client.ask(b"abc\n", 2) == b"3\n"
+        time.sleep(0.2)  # a client that thinks
+    assert server.log.count("\n") == 1
 
 
 # ---------------------------------------------------------------------- 30
