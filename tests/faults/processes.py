@@ -24,7 +24,7 @@ SERVER = ROOT / "bin" / "charcount-server"
 SPINNING = 0.2
 
 
-def cpu_share(cpu_seconds: Callable[[], float], for_s: float = 0.3) -> float:
+def cpu_share(cpu_seconds: Callable[[], float], for_s: float = 0.2) -> float:
     """The share of one core that something uses while this waits, by its own account of CPU seconds."""
     before_s, began = cpu_seconds(), time.monotonic()
     time.sleep(for_s)  # it is this time that is measured
@@ -109,7 +109,7 @@ class Process:
         times = self.psutil.cpu_times()
         return times.user + times.system
 
-    def cpu_share(self, for_s: float = 0.3) -> float:
+    def cpu_share(self, for_s: float = 0.2) -> float:
         """The share of one core it uses from now on for a while."""
         return cpu_share(self.cpu_s, for_s)
 

@@ -340,7 +340,7 @@ def test_29_loop_that_only_waits_is_not_called_blocked(spawn):
     client = server.connect()
     for _ in range(3):
         assert client.ask(b"abc\n", 2) == b"3\n"
-        time.sleep(0.2)  # a client that thinks
+        time.sleep(0.12)  # a client that thinks
     assert server.log.count("\n") == 1
 
 

@@ -1,0 +1,44 @@
+"""docs/reliability.md is about tests that exist, leaves none of the 34 out, and names every limit's counter."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from evloop import Limits
+from faults.processes import ROOT
+
+PAGE = (ROOT / "docs" / "reliability.md").read_text()
+FOLDER = Path(__file__).parent
+TESTS = {name for path in FOLDER.glob("test_*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)}
+ROWS = {int(number): row for number, row in re.findall(r"^\| (\d+) \|(.*)$", PAGE, re.M)}
+
+
+def test_all_34_are_listed_once_and_in_order():
+    assert re.findall(r"^\| (\d+) \|", PAGE, re.M) == [str(number) for number in range(1, 35)]
+
+
+@pytest.mark.parametrize("number", range(1, 35))
+def test_each_line_names_tests_that_exist_and_none_is_left_out(number):
+    named = re.findall(r"`(test_\w+)`", ROWS[number])
+    own = [prefix for prefix in named if prefix.startswith(f"test_{number:02}_")]
+    assert own
+    for prefix in named:
+        assert any(name.startswith(prefix) for name in TESTS), f"no test begins with {prefix}"
+    for name in TESTS:
+        if name.startswith(f"test_{number:02}_"):
+            assert any(name.startswith(prefix) for prefix in own), f"{name} is not on the page"
+
+
+def test_every_limit_is_on_the_page():
+    for field in fields(Limits):
+        if field.name != "backlog":  # line 6; there is nothing to count
+            assert f"`{field.name}`" in PAGE, field.name
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
+        assert (ROOT / "docs" / target).exists(), target
