@@ -374,5 +374,5 @@ def test_faults_over_the_whole_life_of_a_connection(logged):
 def test_faults_over_the_whole_life_of_a_connection_many(logged):
     logged.allow("its protocol raised|No buffer space|left out")
     run_state_machine_as_test(
-        Life, settings=settings(max_examples=3000, stateful_step_count=80, deadline=None, database=None)
+        Life, settings=settings(max_examples=1500, stateful_step_count=80, deadline=None, database=None)
     )
