@@ -5,14 +5,15 @@ Theory of operation
 A pass has six steps, always in this order::
 
     1. poll         wait until a descriptor is ready, a timer is due, or a call is queued; then read the clock, once
-    2. handlers     each ready descriptor's handler runs once: one recv each, so nobody starves
-    3. writes       what they answered is sent, one send each
+    2. handlers     each ready descriptor's handler runs once: one recv each, so nobody starves; a reply leaves at once
+    3. writes       what was written otherwise is sent, in one piece for each connection
     4. calls        those queued by `call_soon` before this step; those that they queue run in the next pass
     5. timers       those that are due
     6. closing      descriptors of connections that ended in this pass are closed
 
-The order carries meaning. Reading everyone before writing to anyone is cheaper than taking turns (3). A call that
-queues itself again doesn't keep the loop from its sockets (4). And a descriptor is closed only when every event of the
+The order carries meaning. A reply leaves while all that belongs to its connection is still in the caches (2), but what
+a handler writes bit by bit, or to others, is collected first (3). A call that queues itself again doesn't keep the loop
+from its sockets (4). And a descriptor is closed only when every event of the
 pass has been dealt with, so its number can't be given to a new connection while an old event for it is still in the
 list (6).
 
@@ -58,8 +59,8 @@ class EventLoop:
     Args:
         selector: the selector to use; the loop owns and closes it. Default: ``selectors.DefaultSelector()``.
         clock: a monotonic clock in seconds. The wall clock is never looked at.
-        slow_pass_s: a pass that takes longer is counted and logged, with what kept it (see `evloop.monitor`); None to
-            do without.
+        slow_pass_s: a pass that takes longer is counted and logged, with what kept it (see `evloop.monitor`, which uses
+            SIGALRM); None to do without.
 
     Attributes:
         clock: the clock itself.
@@ -178,8 +179,7 @@ class EventLoop:
             self._pass_was_slow(lag_s)
 
     def _pass_was_slow(self, lag_s: float) -> None:
-        found = None if self._monitor is None else self._monitor.found
-        what = found[1] if found is not None and found[0] == self.passes else "no single handler"
+        what = "a handler that was not looked for" if self._monitor is None else self._monitor.found_in(self.passes)
         self.slow_passes += 1
         if self.slowest is None or lag_s > self.slowest[0]:
             self.slowest = (lag_s, what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 
 from conftest import LoggedWarnings
@@ -42,3 +43,23 @@ def test_a_loop_that_waits_is_not_slow() -> None:
         loop.run()
         assert loop.slow_passes == 0
         assert loop.slowest is None
+
+
+def test_timer_and_signal_are_given_back() -> None:
+    with EventLoop(slow_pass_s=0.5) as loop:
+        loop.call_soon(loop.stop)
+        loop.run()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+
+
+def test_a_program_that_uses_the_signal_keeps_it() -> None:
+    mine = lambda signum, frame: None  # noqa: E731
+    signal.signal(signal.SIGALRM, mine)
+    try:
+        with EventLoop(slow_pass_s=0.5) as loop:
+            loop.call_soon(loop.stop)
+            loop.run()
+        assert signal.getsignal(signal.SIGALRM) is mine
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
