@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -98,9 +99,11 @@ class Process:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens first, from its log."""
-        self.wait_for_log("listening on ")
-        host, _, port = self.log.partition("listening on ")[2].split(maxsplit=1)[0].rpartition(":")
-        return host.strip("[]"), int(port)
+        found = wait_until(
+            lambda: re.search(r"listening on (\S+):(\d+)\s", self.log) or self.popen.poll() is not None, "its address"
+        )
+        assert isinstance(found, re.Match), f"it did not start:\n{self.log}"
+        return found[1].strip("[]"), int(found[2])
 
     # ------------------------------------------------------------------ looking at it
 

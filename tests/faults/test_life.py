@@ -237,6 +237,7 @@ def test_34_dual_stack_same_port_for_both_and_both_are_printed(spawn):
     if not has_ipv6():
         pytest.skip("this machine has no IPv6 loopback address")
     server = spawn("--host", "")
+    wait_until(lambda: server.log.count("\n") == 2, "two lines")
     said = [line.rpartition(" ")[2] for line in server.log.splitlines() if "listening on " in line]
     port = server.address[1]
     assert sorted(said) == sorted([f"0.0.0.0:{port}", f"[::]:{port}"])
