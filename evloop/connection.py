@@ -52,6 +52,9 @@ _CLOSED = State.CLOSED
 # For SO_LINGER: on, with no time.
 _RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
+# The protocol of a connection that is closed.
+NOBODY = Protocol()
+
 # Why a connection is not being read; may be combined.
 _PAUSED_BY_USER = 1
 _PAUSED_BY_HIGH_WATER = 2
@@ -266,10 +269,13 @@ class Connection:
     def _handle_eof(self) -> None:
         self._peer_ended = True
         self._state = _HALF_OPEN
-        self._update_interest()
         self._call(self.protocol.on_eof)
-        if not self.protocol.keep_half_open:
-            self.close()
+        if self._unsent or self.protocol.keep_half_open:
+            self._update_interest()  # an end that is not taken off the poller would be reported for ever
+            if not self.protocol.keep_half_open:
+                self.close()
+        elif self._state is _HALF_OPEN or self._state is _FLUSHING:
+            self._teardown(None)  # the common end of a connection: nothing is left to be said
 
     def _handle_lingering(self) -> None:
         try:
@@ -462,6 +468,10 @@ class Connection:
             self.loop.log_exception(f"connection {self.peer}: on_close raised", raised)
         if self._on_closed is not None:
             self._on_closed(self, error)
+        # Connection, protocol and handler refer to each other: cut here, so that they go now and not when the collector
+        # comes round. Nothing is called back after on_close anyway.
+        self.protocol = NOBODY
+        self._on_data = NOBODY.on_data
 
 
 def flush_pending(pending: Iterable[Connection]) -> None:

@@ -259,7 +259,8 @@ class Server:
 
     def _forget(self, connection: Connection, error: Exception | None) -> None:
         self.connections.pop(connection, None)
-        self._release_address(connection.peer.rpartition(":")[0].strip("[]"))
+        if self._by_address:
+            self._release_address(connection.peer.rpartition(":")[0].strip("[]"))
         self._sweeper.forget(connection)
         stats = self.stats
         stats.closed += 1
