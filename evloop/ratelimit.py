@@ -39,6 +39,10 @@ class LimitedLogger:
         self._passed = 0
         self._left_out = 0
 
+    def enabled(self, level: int) -> bool:
+        """Whether lines of this level are logged at all."""
+        return self._logger.isEnabledFor(level)
+
     def log(self, level: int, text: str, *args: object, exc_info: Any = None) -> None:
         """Log a line if there is room for it, else count it."""
         if not self._logger.isEnabledFor(level):

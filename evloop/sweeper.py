@@ -29,25 +29,25 @@ _SWEEP_MIN_S = 0.01
 
 
 class StallClock:
-    """For how long something has not changed, by connection. Only what is asked about takes memory."""
+    """For how long something has not changed, by connection. Only what is asked about takes memory.
+
+    Attributes:
+        seen: the last value of each, and when it was seen first. Whoever closes a connection takes it out.
+    """
 
     def __init__(self) -> None:
-        self._seen: dict[Connection, tuple[int, float]] = {}
+        self.seen: dict[Connection, tuple[int, float]] = {}
 
     def unchanged_s(self, connection: Connection, marker: int | None, now: float) -> float:
         """Seconds since ``marker`` was first seen with this value; 0 and forgotten when it is None."""
         if marker is None:
-            self._seen.pop(connection, None)
+            self.seen.pop(connection, None)
             return 0.0
-        seen = self._seen.get(connection)
+        seen = self.seen.get(connection)
         if seen is None or seen[0] != marker:
-            self._seen[connection] = (marker, now)
+            self.seen[connection] = (marker, now)
             return 0.0
         return now - seen[1]
-
-    def forget(self, connection: Connection) -> None:
-        """The connection is over."""
-        self._seen.pop(connection, None)
 
 
 class Sweeper:
@@ -81,8 +81,9 @@ class Sweeper:
 
     def forget(self, connection: Connection) -> None:
         """The connection is over."""
-        self._stalled_writes.forget(connection)
-        self._slow_messages.forget(connection)
+        for clock in (self._stalled_writes, self._slow_messages):
+            if clock.seen:
+                clock.seen.pop(connection, None)
 
     def _sweep(self) -> None:
         self._sweep_some(list(self._connections), 0)

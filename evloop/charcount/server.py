@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from evloop.charcount.session import DEFAULT_TEMPLATE, LineSession, RawSession, Replies, Session
 from evloop.limits import Limits
@@ -42,8 +43,7 @@ class ServiceSettings:
         line = self.framing == "line"
         replies = Replies(self.template, end="\n" if line else "")
         session_class = LineSession if line else RawSession
-        limit = self.max_message_bytes
-        return lambda: session_class(replies, limit)
+        return partial(session_class, replies, self.max_message_bytes)
 
 
 class CharCountProtocol(Protocol):
@@ -71,6 +71,8 @@ class CharCountProtocol(Protocol):
         connection = self.connection
         self._server.messages += self.session.messages
         self._server.errors += self.session.errors
+        if not self._server.log.enabled(logging.INFO):
+            return
         self._server.log.log(
             logging.INFO,
             "disconnect %s messages=%d errors=%d received=%d sent=%d seconds=%.3f%s",
