@@ -14,23 +14,22 @@ still be waiting.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import socket
 import struct
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from evloop.buffers import NOTHING_MORE, SendQueue
 from evloop.errors import DISCONNECTED, RETRY, LimitError
 from evloop.limits import Limits
+from evloop.log import WARNING
 from evloop.poller import READ, WRITE, Handler
 from evloop.protocol import Protocol
 from evloop.state import State
 from evloop.timers import Timer
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.loop import EventLoop
 
@@ -445,7 +444,7 @@ class Connection:
         if error.errno in RETRY:
             return
         if error.errno not in DISCONNECTED:
-            self.loop.log_limited(logging.WARNING, "connection %s lost: %s", self.peer, error)
+            self.loop.log_limited(WARNING, "connection %s lost: %s", self.peer, error)
         self._teardown(error)
 
     def _teardown(self, error: Exception | None) -> None:
@@ -455,8 +454,10 @@ class Connection:
         self._state = _CLOSED
         if self._unsent:
             # The peer must not take what it has got for all there was: it gets a reset, not an orderly end.
-            with contextlib.suppress(OSError):
+            try:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            except OSError:
+                pass
         self._unsent = NOTHING_MORE
         if self._linger_timer is not None:
             self._linger_timer.cancel()

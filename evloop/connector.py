@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Any
 
 from evloop.connection import Connection
 from evloop.errors import CONNECTING, ConnectError
@@ -13,7 +12,10 @@ from evloop.poller import WRITE
 from evloop.protocol import Protocol
 from evloop.timers import Timer
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from typing import Any
+
     from evloop.loop import EventLoop
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of a server and of each of its connections. Immutable; sizes in bytes, times in seconds.
 
@@ -16,41 +13,69 @@ class Limits:
         ValueError: a value that makes no sense; the text names the field.
     """
 
-    # Unsent bytes above which a connection is no longer read. Big enough that a socket whose buffer is full gets a
-    # full send's worth when it drains, small enough that 10,000 slow readers cost 640 MB and not more.
-    high_water_bytes: int = 65536
-    # Unsent bytes at which it is read again. Well below the high mark, so that it does not flap between the two.
-    low_water_bytes: int = 16384
-    # Unsent bytes at which a connection is given up. The high mark alone does not bound a protocol that writes without
-    # being asked (a broadcast); this does. Replies to one received chunk (64 KiB) fit many times.
-    max_unsent_bytes: int = 16 * 1024 * 1024
+    __slots__ = (
+        "accepts_per_pass",
+        "backlog",
+        "drain_timeout_s",
+        "high_water_bytes",
+        "idle_timeout_s",
+        "linger_bytes",
+        "linger_timeout_s",
+        "low_water_bytes",
+        "max_connections",
+        "max_connections_per_address",
+        "max_unsent_bytes",
+        "message_timeout_s",
+        "write_timeout_s",
+    )
 
-    # A closing connection whose peer still sends is drained, so that a reset does not destroy our last bytes on their
-    # way; but not for ever, and not without bound.
-    linger_timeout_s: float = 2.0
-    linger_bytes: int = 1024 * 1024
-
-    # Connections that wait in the kernel to be accepted. Deep, so that a storm queues instead of being refused; the
-    # kernel lowers it to net.core.somaxconn (4096 since Linux 5.4).
-    backlog: int = 4096
-    # Connections accepted before those already served get their turn. asyncio takes `backlog` of them in one go, which
-    # at 20 us each stalls everyone else for 80 ms.
-    accepts_per_pass: int = 64
-    # Connections served at the same time; lowered at start if the descriptor limit does not allow it.
-    max_connections: int = 10000
-    # Of those, from one address; None for no such limit, which suits a server behind a proxy or for local clients.
-    max_connections_per_address: int | None = None
-
-    # No byte in either direction for this long ends a connection.
-    idle_timeout_s: float | None = None
-    # A message that has begun must end within this time, however its bytes trickle in (slowloris).
-    message_timeout_s: float | None = None
-    # A peer that takes not one byte of what waits for it for this long is gone. A slow one that moves lives.
-    write_timeout_s: float | None = 60.0
-    # How long a shutdown may take to answer and flush before what is left is aborted.
-    drain_timeout_s: float = 10.0
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        # Unsent bytes above which a connection is no longer read. Big enough that a socket whose buffer is full gets a
+        # full send's worth when it drains, small enough that 10,000 slow readers cost 640 MB and not more.
+        high_water_bytes: int = 65536,
+        # Unsent bytes at which it is read again. Well below the high mark, so that it does not flap between the two.
+        low_water_bytes: int = 16384,
+        # Unsent bytes at which a connection is given up. The high mark alone does not bound a protocol that writes
+        # without being asked (a broadcast); this does. Replies to one received chunk (64 KiB) fit many times.
+        max_unsent_bytes: int = 16 * 1024 * 1024,
+        # A closing connection whose peer still sends is drained, so that a reset does not destroy our last bytes on
+        # their way; but not for ever, and not without bound.
+        linger_timeout_s: float = 2.0,
+        linger_bytes: int = 1024 * 1024,
+        # Connections that wait in the kernel to be accepted. Deep, so that a storm queues instead of being refused; the
+        # kernel lowers it to net.core.somaxconn (4096 since Linux 5.4).
+        backlog: int = 4096,
+        # Connections accepted before those already served get their turn. asyncio takes `backlog` of them in one go,
+        # which at 20 us each stalls everyone else for 80 ms.
+        accepts_per_pass: int = 64,
+        # Connections served at the same time; lowered at start if the descriptor limit does not allow it.
+        max_connections: int = 10000,
+        # Of those, from one address; None for no such limit, which suits a server behind a proxy or for local clients.
+        max_connections_per_address: int | None = None,
+        # No byte in either direction for this long ends a connection.
+        idle_timeout_s: float | None = None,
+        # A message that has begun must end within this time, however its bytes trickle in (slowloris).
+        message_timeout_s: float | None = None,
+        # A peer that takes not one byte of what waits for it for this long is gone. A slow one that moves lives.
+        write_timeout_s: float | None = 60.0,
+        # How long a shutdown may take to answer and flush before what is left is aborted.
+        drain_timeout_s: float = 10.0,
+    ) -> None:
+        self.high_water_bytes = high_water_bytes
+        self.low_water_bytes = low_water_bytes
+        self.max_unsent_bytes = max_unsent_bytes
+        self.linger_timeout_s = linger_timeout_s
+        self.linger_bytes = linger_bytes
+        self.backlog = backlog
+        self.accepts_per_pass = accepts_per_pass
+        self.max_connections = max_connections
+        self.max_connections_per_address = max_connections_per_address
+        self.idle_timeout_s = idle_timeout_s
+        self.message_timeout_s = message_timeout_s
+        self.write_timeout_s = write_timeout_s
+        self.drain_timeout_s = drain_timeout_s
         for name, least in (
             ("high_water_bytes", 1),
             ("low_water_bytes", 0),
@@ -74,3 +99,12 @@ class Limits:
                 "low_water_bytes must be below high_water_bytes, and that not above max_unsent_bytes: got "
                 f"{self.low_water_bytes}, {self.high_water_bytes}, {self.max_unsent_bytes}"
             )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Written by hand and not by `dataclasses`, which takes as long to import as half of Python takes to start.
+        if hasattr(self, name):
+            raise AttributeError(f"limits cannot be changed: make new ones with another {name}")
+        object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"Limits({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"

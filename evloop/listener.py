@@ -16,21 +16,23 @@ turns away, with a reason.)
 from __future__ import annotations
 
 import errno
-import logging
 import math
 import os
 import socket
 import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from evloop.connector import peer_text
 from evloop.errors import ACCEPT_RETRY, EXHAUSTED, ListenError
+from evloop.log import WARNING
 from evloop.poller import READ
 from evloop.timers import Timer
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from typing import Any
+
     from evloop.loop import EventLoop
 
 # How long accepting rests when descriptors have run out. At ten tries a second the cost is not measurable.
@@ -253,7 +255,7 @@ class Listener:
             if self._loop.now >= self._warn_again_at:
                 self._warn_again_at = self._loop.now + WARN_EVERY_S
                 self._loop.log_limited(
-                    logging.WARNING, "cannot accept on %s: %s; trying again", self.address, error.strerror or error
+                    WARNING, "cannot accept on %s: %s; trying again", self.address, error.strerror or error
                 )
             self._loop.poller.watch(self._socket.fileno(), 0, self._handle_acceptable)
             self._pause_timer = self._loop.call_later(EXHAUSTED_PAUSE_S, self.resume)

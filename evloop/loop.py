@@ -26,26 +26,28 @@ logged. What the loop itself raises is a bug and propagates.
 
 from __future__ import annotations
 
-import logging
 import selectors
 import signal
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from evloop.connection import Connection, flush_pending
 from evloop.connector import Connector
 from evloop.limits import Limits
+from evloop.log import ERROR, WARNING, Logger
 from evloop.monitor import Monitor
 from evloop.poller import READ, Poller
 from evloop.protocol import Protocol
 from evloop.ratelimit import LimitedLogger
 from evloop.timers import Timer, TimerQueue
 
-_log = logging.getLogger("evloop")
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Any
+
+_log = Logger("evloop")
 
 # A wait is never longer, whatever the timers say: some selectors overflow on a time-out of weeks.
 _MAX_WAIT_S = 86400.0
@@ -183,7 +185,7 @@ class EventLoop:
         self.slow_passes += 1
         if self.slowest is None or lag_s > self.slowest[0]:
             self.slowest = (lag_s, what)
-        self._log.log(logging.WARNING, "the loop was blocked for %.3f s by %s", lag_s, what)
+        self._log.log(WARNING, "the loop was blocked for %.3f s by %s", lag_s, what)
 
     @property
     def timers(self) -> int:
@@ -268,15 +270,18 @@ class EventLoop:
             RuntimeError: not in the main thread; Python handles signals only there.
             OSError, ValueError: the signal can't be handled.
         """
-        if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("signals can only be handled by a loop in the main thread")
 
         def on_signal(_signum: int, _frame: object) -> None:
             # Runs between two bytecodes of whatever the main thread is doing: only queues. The interpreter has
             # written the byte that ends the poll, as Python retries system calls that a signal interrupts.
             self._calls.append((callback, args))
 
-        previous = signal.signal(signum, on_signal)
+        try:
+            previous = signal.signal(signum, on_signal)
+        except ValueError as error:
+            if "main thread" in str(error):
+                raise RuntimeError("signals can only be handled by a loop in the main thread") from None
+            raise
         self._signals.setdefault(signum, previous)
         if self._old_wakeup_fd is None:
             self._old_wakeup_fd = signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
@@ -321,7 +326,7 @@ class EventLoop:
 
     def log_exception(self, text: str, error: BaseException) -> None:
         """Log an exception with its traceback, unless there are too many of them (see `evloop.ratelimit`)."""
-        self._log.log(logging.ERROR, text, exc_info=error)
+        self._log.log(ERROR, text, exc_info=error)
 
     def log_limited(self, level: int, text: str, *args: object) -> None:
         """Log a line, unless there are too many of them (see `evloop.ratelimit`)."""

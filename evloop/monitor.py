@@ -16,10 +16,9 @@ named when it returns, which is still in time: the pass has not ended.
 from __future__ import annotations
 
 import signal
-import threading
 from types import FrameType
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.loop import EventLoop
 
@@ -42,12 +41,15 @@ class Monitor:
         self._found: tuple[int, str] | None = None  # the pass that was running, and what in it
         self._active = (
             hasattr(signal, "setitimer")
-            and threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
             and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
         )
         if self._active:
-            signal.signal(signal.SIGALRM, self._sample)
+            try:
+                signal.signal(signal.SIGALRM, self._sample)
+            except ValueError:  # not in the main thread
+                self._active = False
+                return
             signal.setitimer(signal.ITIMER_REAL, slow_s, slow_s)
 
     def stop(self) -> None:

@@ -17,7 +17,10 @@ import select
 import selectors
 import sys
 from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Any
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE

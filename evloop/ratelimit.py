@@ -6,12 +6,19 @@ does not: so many lines pass in each second, and after it a line says how many w
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from typing import Any
+
+from evloop.log import WARNING, Logger, loaded
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Any
 
 # Enough to read along on a quiet server and to see a pattern on a busy one.
 LINES_PER_S = 20
+
+# Loading the standard library's logging takes longer than an answer: the first lines let the first answers go first.
+LOADING_DELAY_S = 0.05
 
 
 class LimitedLogger:
@@ -26,7 +33,7 @@ class LimitedLogger:
 
     def __init__(
         self,
-        logger: logging.Logger,
+        logger: Logger,
         clock: Callable[[], float],
         lines_per_s: int = LINES_PER_S,
         call_later: Callable[[float, Callable[[], None]], object] | None = None,
@@ -38,14 +45,15 @@ class LimitedLogger:
         self._window_ends = 0.0
         self._passed = 0
         self._left_out = 0
+        self._waiting: list[tuple[int, str, tuple[object, ...], Any]] = []  # until logging is loaded; few, as few pass
 
     def enabled(self, level: int) -> bool:
         """Whether lines of this level are logged at all."""
-        return self._logger.isEnabledFor(level)
+        return self._logger.enabled(level)
 
     def log(self, level: int, text: str, *args: object, exc_info: Any = None) -> None:
         """Log a line if there is room for it, else count it."""
-        if not self._logger.isEnabledFor(level):
+        if not self._logger.enabled(level):
             return
         if self._passed >= self._limit:
             now = self._clock()
@@ -59,10 +67,25 @@ class LimitedLogger:
         if self._passed == 0:
             self._window_ends = self._clock() + 1
         self._passed += 1
-        self._logger.log(level, text, *args, exc_info=exc_info)
+        self._emit(level, text, args, exc_info)
+
+    def _emit(self, level: int, text: str, args: tuple[object, ...], exc_info: Any) -> None:
+        if self._call_later is None or loaded():
+            self._emit_waiting()
+            self._logger.log(level, text, *args, exc_info=exc_info)
+            return
+        if not self._waiting:
+            self._call_later(LOADING_DELAY_S, self._emit_waiting)
+        self._waiting.append((level, text, args, exc_info))
+
+    def _emit_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for level, text, args, exc_info in waiting:
+            self._logger.log(level, text, *args, exc_info=exc_info)
 
     def flush(self) -> None:
-        """Say how many lines were left out since the last one that passed, if any."""
+        """Log what waits, and say how many lines were left out since the last one that passed, if any."""
+        self._emit_waiting()
         if self._left_out:
-            self._logger.warning("%d lines like these left out", self._left_out)
+            self._logger.log(WARNING, "%d lines like these left out", self._left_out)
             self._left_out = 0

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import socket
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from evloop.connection import Connection
 from evloop.connector import peer_text
@@ -16,29 +12,45 @@ from evloop.descriptors import affordable_connections
 from evloop.errors import LimitError
 from evloop.limits import Limits
 from evloop.listener import Listener, open_listeners
+from evloop.log import WARNING, Logger
 from evloop.loop import EventLoop
 from evloop.protocol import Protocol
 from evloop.sweeper import Sweeper
 from evloop.timers import Timer
 
-_log = logging.getLogger("evloop.server")
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Any
+
+_log = Logger("evloop.server")
 
 # Clients over the limit that are being told so, at the same time. Beyond it they are just closed: each needs a
 # descriptor.
 _MAX_REFUSALS = 16
 
 
-@dataclass(slots=True)
 class ServerStats:
-    """Counters since the start. ``limits`` has one for each limit that was hit, by its name in `LimitError`."""
+    """Counters since the start.
 
-    accepted: int = 0
-    closed: int = 0
-    failed: int = 0  # closed because of an error, limits included
-    probes: int = 0  # closed without having sent a byte: health checks, port scans
-    bytes_received: int = 0  # of closed connections; `Server.totals` adds those that are open
-    bytes_sent: int = 0
-    limits: Counter[str] = field(default_factory=Counter)
+    Attributes:
+        accepted: connections.
+        closed: of those.
+        failed: closed because of an error, limits included.
+        probes: closed without having sent a byte: health checks, port scans.
+        bytes_received, bytes_sent: of closed connections; `Server.totals` adds those that are open.
+        limits: one counter for each limit that was hit, by its name in `LimitError`.
+    """
+
+    __slots__ = ("accepted", "bytes_received", "bytes_sent", "closed", "failed", "limits", "probes")
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.closed = 0
+        self.failed = 0
+        self.probes = 0
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self.limits: Counter[str] = Counter()
 
 
 class Server:
@@ -92,7 +104,7 @@ class Server:
             reason = "the descriptor limit allows no more (raise it with ulimit -n)"
             if affordable < affordable_connections(wanted, None):
                 reason = f"{poller.name} can watch no more"
-            _log.warning("at most %d connections, not %d: %s", affordable, wanted, reason)
+            _log.log(WARNING, "at most %d connections, not %d: %s", affordable, wanted, reason)
         return affordable
 
     # ------------------------------------------------------------------ life
@@ -140,7 +152,7 @@ class Server:
         left = len(self.connections)
         if left:
             self.stats.limits["drain-timeout"] += left
-            _log.warning("%d connections not done after %g s: aborted", left, self.limits.drain_timeout_s)
+            _log.log(WARNING, "%d connections not done after %g s: aborted", left, self.limits.drain_timeout_s)
         self.abort()
 
     def abort(self) -> None:
@@ -231,12 +243,14 @@ class Server:
 
     def _refuse(self, sock: socket.socket, address: Any, limit: str, number: int) -> None:
         self.stats.limits[limit] += 1
-        self.loop.log_limited(logging.WARNING, "connection %s refused: %s limit %d", peer_text(address), limit, number)
+        self.loop.log_limited(WARNING, "connection %s refused: %s limit %d", peer_text(address), limit, number)
         if len(self._refused) >= _MAX_REFUSALS:
             # No descriptor can be spared until it has read this; that it does is likely, not certain.
-            with contextlib.suppress(OSError):
+            try:
                 sock.send(self._refusal(limit, number))
                 sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
             sock.close()
             return
         connection = Connection(self.loop, sock, peer_text(address), Protocol(), self.limits, self._forget_refused)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 from collections.abc import Callable
 
 from evloop.limits import Limits
+from evloop.log import INFO, WARNING, Logger, load
 from evloop.loop import EventLoop
 from evloop.protocol import Protocol
+from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server import Server
 
-_log = logging.getLogger("evloop.server")
+_log = Logger("evloop.server")
 
 # A pass that takes longer is worth a line in the log: everyone else was waiting.
 SLOW_PASS_S = 0.1
@@ -42,7 +43,7 @@ def serve(
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
         server = Server(loop, protocol_factory, limits)
         addresses = server.listen(host, port)
-        handle_signals(loop, server)
+        prepare(loop, server)
         if on_listening is None:
             print("listening on " + ", ".join(addresses), file=sys.stderr, flush=True)
         else:
@@ -50,11 +51,12 @@ def serve(
         loop.run()
 
 
-def handle_signals(loop: EventLoop, server: Server) -> None:
-    """What an operator expects of signals. To be called in the main thread.
+def prepare(loop: EventLoop, server: Server) -> None:
+    """What a server that is a program does besides serving. To be called in the main thread, before the loop runs.
 
     SIGTERM or SIGINT: drain the server, then stop the loop; on a second one abort at once (`Server.aborted` tells
-    afterwards which it was). SIGUSR1: write the server's status to the log.
+    afterwards which it was). SIGUSR1: write the server's status to the log. Logging is loaded soon after the start (see
+    `evloop.log`).
     """
 
     def stop() -> None:
@@ -62,14 +64,15 @@ def handle_signals(loop: EventLoop, server: Server) -> None:
             server.abort()
             loop.stop()
         else:
-            _log.info("stopping: %d connections to finish; signal again to abort", len(server.connections))
+            _log.log(INFO, "stopping: %d connections to finish; signal again to abort", len(server.connections))
             server.drain(loop.stop)
 
     def report() -> None:
         # At WARNING, for who sends the signal wants to see it, whatever is logged otherwise.
         lines = [f"  {name:<20}{value}" for name, value in server.status().items()]
-        _log.warning("status:\n%s", "\n".join(lines))
+        _log.log(WARNING, "status:\n%s", "\n".join(lines))
 
+    loop.call_later(LOADING_DELAY_S, load)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop)
     if hasattr(signal, "SIGUSR1"):

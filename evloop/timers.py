@@ -19,7 +19,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Any
 
 # Below this a rebuild saves nothing worth having.
 _COMPACT_MIN = 64

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 from evloop.charcount.session import DEFAULT_TEMPLATE, LineSession, RawSession, Replies, Session
 from evloop.limits import Limits
+from evloop.log import INFO, Logger
 from evloop.loop import EventLoop
 from evloop.protocol import Protocol
 from evloop.ratelimit import LimitedLogger
@@ -17,7 +16,6 @@ from evloop.server import Server
 DEFAULT_PORT = 12345
 
 
-@dataclass(frozen=True, slots=True)
 class ServiceSettings:
     """What the service speaks, and its limits.
 
@@ -29,10 +27,17 @@ class ServiceSettings:
         limits: those of the server.
     """
 
-    framing: str = "line"
-    template: str = DEFAULT_TEMPLATE
-    max_message_bytes: int | None = None
-    limits: Limits = field(default_factory=Limits)
+    def __init__(
+        self,
+        framing: str = "line",
+        template: str = DEFAULT_TEMPLATE,
+        max_message_bytes: int | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.framing = framing
+        self.template = template
+        self.max_message_bytes = max_message_bytes
+        self.limits = Limits() if limits is None else limits
 
     def session_factory(self) -> Callable[[], Session]:
         """What makes the session of each connection. They share one table of replies.
@@ -59,7 +64,7 @@ class CharCountProtocol(Protocol):
         return self.session.feed
 
     def on_connect(self) -> None:
-        self._server.log.log(logging.INFO, "connect %s", self.connection.peer)
+        self._server.log.log(INFO, "connect %s", self.connection.peer)
 
     def on_eof(self) -> bytes:
         return self.session.finish()
@@ -71,10 +76,10 @@ class CharCountProtocol(Protocol):
         connection = self.connection
         self._server.messages += self.session.messages
         self._server.errors += self.session.errors
-        if not self._server.log.enabled(logging.INFO):
+        if not self._server.log.enabled(INFO):
             return
         self._server.log.log(
-            logging.INFO,
+            INFO,
             "disconnect %s messages=%d errors=%d received=%d sent=%d seconds=%.3f%s",
             connection.peer,
             self.session.messages,
@@ -111,7 +116,7 @@ class CharCountServer(Server):
         new_session = settings.session_factory()
         self.messages = 0
         self.errors = 0
-        self.log = LimitedLogger(logging.getLogger("charcount"), loop.clock, call_later=loop.call_later)
+        self.log = LimitedLogger(Logger("charcount"), loop.clock, call_later=loop.call_later)
         protocol_class = RawCharCountProtocol if settings.framing == "raw" else CharCountProtocol
         super().__init__(loop, lambda: protocol_class(new_session(), self), settings.limits)
 

@@ -35,6 +35,7 @@ def test_01_out_of_descriptors_survives_and_stays_idle(spawn):
     server = spawn("--max-connections", "200")
     first = server.connect()
     assert first.ask(b"abc\n", 2) == b"3\n"
+    server.wait_for_log("connect ")  # it has loaded what it logs with
     # Now, and not before: at its start the server would have lowered its connection limit, and never run out.
     used = server.descriptors()
     server.psutil.rlimit(_nofile(), (used + 5, used + 5))

@@ -294,7 +294,7 @@ def test_28_wake_up_from_another_thread_ends_a_long_poll(loop_thread: LoopThread
 BLOCKS = """
 import logging, sys, time
 from evloop import EventLoop, LineProtocol, Server
-from evloop.serving import handle_signals
+from evloop.serving import prepare
 
 class Blocks(LineProtocol):
     def on_line(self, line):
@@ -308,7 +308,7 @@ logging.basicConfig(format="%(levelname)s %(message)s")
 with EventLoop(slow_pass_s=0.1) as loop:
     server = Server(loop, Blocks)
     print("listening on", *server.listen(), file=sys.stderr, flush=True)
-    handle_signals(loop, server)
+    prepare(loop, server)
     loop.run()
 """
 

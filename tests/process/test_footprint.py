@@ -35,6 +35,7 @@ def test_a_line_of_any_length_is_counted_without_growth(spawn, size, piece):
     # A long message before: the buffers it takes to receive at full speed are not growth.
     client.send(piece * 4 + b"\n")
     assert client.receive_line() == b"%d\n" % (4 * len(piece.decode()))
+    server.wait_for_log("connect ")  # it has loaded what it logs with
     before = peak_memory(server)
     for _ in range(size // MIB):
         client.send(piece)

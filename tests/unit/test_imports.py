@@ -19,6 +19,7 @@ ORDER = [
     "evloop.timers",
     "evloop.buffers",
     "evloop.framing",
+    "evloop.log",
     "evloop.ratelimit",
     "evloop.limits",
     "evloop.poller",

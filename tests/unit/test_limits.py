@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
@@ -16,7 +15,7 @@ ABOVE_ZERO_OR_NONE = ["max_connections_per_address", "idle_timeout_s", "message_
 
 
 def test_every_limit_is_tested_here():
-    assert {field.name for field in dataclasses.fields(Limits)} == {*LEAST_ZERO, *LEAST_ONE, *ABOVE_ZERO_OR_NONE}
+    assert set(Limits.__slots__) == {*LEAST_ZERO, *LEAST_ONE, *ABOVE_ZERO_OR_NONE}
 
 
 @pytest.mark.parametrize("name", LEAST_ZERO)
@@ -54,8 +53,8 @@ def test_water_marks_must_be_in_order(low, high, most):
 
 
 def test_limits_cannot_be_changed():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Limits().backlog = 1  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        Limits().backlog = 1
 
 
 def test_connections_are_lowered_to_what_the_selector_can_watch():

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evloop import log
+from evloop.log import Logger
 from evloop.ratelimit import LimitedLogger
 
 
@@ -28,11 +30,13 @@ class Bench:
     def __init__(self, lines_per_s: int = 3, level: int = logging.INFO) -> None:
         self.now = 1000.0
         self.readings = 0
-        logger = logging.Logger("test", level)
+        self.stdlib = logging.getLogger("test-ratelimit")
+        self.stdlib.setLevel(level)
+        self.stdlib.propagate = False
         handler = Lines()
-        logger.addHandler(handler)
+        self.stdlib.handlers = [handler]
         self.lines = handler.lines
-        self.limited = LimitedLogger(logger, self.clock, lines_per_s)
+        self.limited = LimitedLogger(Logger("test-ratelimit"), self.clock, lines_per_s)
 
     def clock(self) -> float:
         self.readings += 1
@@ -94,7 +98,7 @@ def test_lines_below_the_level_are_neither_logged_nor_counted():
 def test_the_traceback_is_passed_on():
     records = []
     bench = Bench()
-    bench.limited._logger.addFilter(lambda record: records.append(record) or True)
+    bench.stdlib.handlers[0].addFilter(lambda record: records.append(record) or True)
     error = ValueError("x")
     bench.limited.log(logging.ERROR, "failed", exc_info=error)
     assert records[0].exc_info[1] is error
@@ -123,3 +127,35 @@ def test_each_line_passes_or_is_counted_and_no_window_has_too_many(pauses: list[
     # Windows follow one another: a second can touch two of them.
     for moment in passed_at:
         assert sum(moment <= other < moment + 1 for other in passed_at) <= 2 * lines_per_s
+
+
+def test_lines_before_logging_is_loaded_wait_and_keep_their_order(monkeypatch):
+    bench = Bench()
+    due: list[tuple[float, Callable[[], None]]] = []
+    limited = LimitedLogger(Logger("test-ratelimit"), bench.clock, 3, lambda delay_s, call: due.append((delay_s, call)))
+    monkeypatch.setattr("evloop.ratelimit.loaded", lambda: False)
+    limited.log(logging.WARNING, "one")
+    limited.log(logging.WARNING, "two")
+    assert bench.lines == []
+    assert len(due) == 1
+    monkeypatch.setattr("evloop.ratelimit.loaded", lambda: True)
+    limited.log(logging.WARNING, "three")
+    assert bench.lines == ["one", "two", "three"]
+    due[0][1]()
+    assert len(bench.lines) == 3
+
+
+def test_what_waits_is_not_lost_at_the_end(monkeypatch):
+    bench = Bench()
+    limited = LimitedLogger(Logger("test-ratelimit"), bench.clock, 1, lambda delay_s, call: None)
+    monkeypatch.setattr("evloop.ratelimit.loaded", lambda: False)
+    for _ in range(3):
+        limited.log(logging.WARNING, "line")
+    limited.flush()
+    assert bench.lines == ["line", "2 lines like these left out"]
+
+
+def test_configuration_happens_at_once_where_logging_is_loaded():
+    done = []
+    log.configure_later(logging.WARNING, lambda: done.append("configured"))
+    assert done == ["configured"]

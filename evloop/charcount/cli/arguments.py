@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import os
 
 from evloop._version import __version__
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 EXIT_USAGE = 2
 
@@ -35,7 +39,9 @@ class CommandParser(argparse.ArgumentParser):
             epilog=epilog,
             # A script that says --max must not change its meaning when there is a second option of that beginning.
             allow_abbrev=False,
-            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=_HELP_COLUMN),
+            formatter_class=lambda prog: argparse.HelpFormatter(
+                prog, max_help_position=_HELP_COLUMN, width=terminal_columns() - 2
+            ),
         )
         self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
@@ -43,6 +49,18 @@ class CommandParser(argparse.ArgumentParser):
         """End the process: one line on stderr, exit status 2."""
         origin = "" if self.origin is None else f"{self.origin}: "
         self.exit(EXIT_USAGE, f"{self.prog}: {origin}{one_line(message)}; see {self.prog} --help\n")
+
+
+def terminal_columns() -> int:
+    """The width of the terminal, or 80. What argparse would do, but without importing shutil to start a server."""
+    try:
+        return int(os.environ["COLUMNS"])
+    except (KeyError, ValueError):
+        pass
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
 
 
 def one_line(text: str) -> str:

@@ -11,7 +11,6 @@ import os
 import socket
 import sys
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
 
 from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser, port_number, seconds
 from evloop.charcount.client import (
@@ -27,6 +26,10 @@ from evloop.charcount.client import (
 )
 from evloop.charcount.pump import InputError, Pump
 from evloop.errors import EvloopError
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 EXIT_OK = 0
 EXIT_SERVER_ERROR = 1  # or stdout can't be written

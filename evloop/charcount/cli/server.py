@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
-import logging
 import os
 import sys
 
@@ -17,12 +15,15 @@ from evloop.descriptors import affordable_connections, raise_descriptor_limit
 from evloop.errors import ListenError
 from evloop.limits import Limits
 from evloop.listener import resolve
+from evloop.log import DEBUG, ERROR, INFO, WARNING, Logger, configure_later
 from evloop.loop import EventLoop
-from evloop.serving import SLOW_PASS_S, handle_signals
+from evloop.serving import SLOW_PASS_S, prepare
 
 EXIT_OK = 0
 EXIT_ABORTED = 1
 EXIT_CANNOT_LISTEN = 3
+
+LOG_LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
 
 _DEFAULTS = Limits()
 
@@ -30,8 +31,18 @@ _DEFAULTS = Limits()
 def say(text: str) -> None:
     """One line on stderr, if that can be written: nobody needs to read it for the server to serve."""
     if sys.stderr is not None:  # else print would take stdout
-        with contextlib.suppress(OSError):
+        try:
             print(f"charcount-server: {text}", file=sys.stderr, flush=True)
+        except OSError:
+            pass
+
+
+def configure_logging(level: int) -> None:
+    """Log to stderr from that level on."""
+    import logging
+
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.raiseExceptions = False  # a log that can't be written must not stop the service
 
 
 def make_parser() -> CommandParser:
@@ -110,7 +121,7 @@ def make_parser() -> CommandParser:
     logs = parser.add_argument_group("what it logs, on stderr")
     logs.add_argument(
         "--log-level",
-        choices=("debug", "info", "warning", "error"),
+        choices=tuple(LOG_LEVELS),
         default="info",
         metavar="LEVEL",
         help="debug, info (each connect and disconnect), warning or error (default: %(default)s)",
@@ -176,8 +187,8 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_OK
     if args.check_config:
         return check_config(args, settings)
-    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.raiseExceptions = False  # a log that can't be written must not stop the service
+    level = LOG_LEVELS[args.log_level]
+    configure_later(level, lambda: configure_logging(level))
     raise_descriptor_limit(settings.limits.max_connections)
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
         server = CharCountServer(loop, settings)
@@ -186,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
         except ListenError as error:
             say(str(error))
             return EXIT_CANNOT_LISTEN
-        handle_signals(loop, server)
+        prepare(loop, server)
         # What exists by now lives as long as the process: the collector need never look at it again.
         gc.freeze()
         for address in addresses:
@@ -195,5 +206,5 @@ def main(argv: list[str] | None = None) -> int:
         server.log.flush()
     stats = server.stats
     received, sent = server.totals()
-    logging.getLogger("charcount").info("stopped: connections=%d received=%d sent=%d", stats.accepted, received, sent)
+    Logger("charcount").log(INFO, "stopped: connections=%d received=%d sent=%d", stats.accepted, received, sent)
     return EXIT_ABORTED if server.aborted else EXIT_OK

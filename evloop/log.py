@@ -1,0 +1,89 @@
+"""The standard library's logging, loaded when the first line is logged.
+
+To import it takes half as long as to start Python. A server should answer before that; a client that just shows a count
+need not pay for it at all. Loggers, levels and handlers are the ordinary ones, by their ordinary names.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    import logging
+    from typing import Any
+
+# As in logging.
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+
+# What is to be done when logging gets loaded, and the level that will then be in force.
+_configure: Callable[[], object] | None = None
+_level = WARNING
+
+
+def configure_later(level: int, configure: Callable[[], object]) -> None:
+    """For a program's main function: have ``configure`` called when logging is loaded, or now if it is.
+
+    Args:
+        level: from which lines are logged, once configured.
+        configure: sets up handlers and that level.
+    """
+    global _configure, _level
+    _configure, _level = configure, level
+    if loaded():
+        load()
+
+
+def loaded() -> bool:
+    """Whether logging a line would load nothing any more."""
+    return "logging" in sys.modules
+
+
+def load() -> None:
+    """Load logging now: for a program that has nothing else to do, or will soon have no descriptor left for it."""
+    global _configure
+    import logging  # noqa: F401
+
+    configure, _configure = _configure, None
+    if configure is not None:
+        configure()
+
+
+class Logger:
+    """The logger of that name.
+
+    Args:
+        name: as for ``logging.getLogger``.
+    """
+
+    __slots__ = ("_logger", "_name")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._logger: logging.Logger | None = None
+
+    def enabled(self, level: int) -> bool:
+        """Whether lines of this level are logged at all."""
+        if self._logger is None:
+            if not loaded():
+                return level >= _level
+            return self._stdlib().isEnabledFor(level)
+        return self._logger.isEnabledFor(level)
+
+    def log(self, level: int, text: str, *args: object, exc_info: Any = None) -> None:
+        """Log a line: ``text % args``."""
+        if self.enabled(level):
+            try:
+                logger = self._stdlib()
+            except OSError:
+                return  # out of descriptors, so logging can't be loaded: this line is lost, the caller must not be
+            logger.log(level, text, *args, exc_info=exc_info)
+
+    def _stdlib(self) -> logging.Logger:
+        if self._logger is None:
+            load()
+            import logging
+
+            self._logger = logging.getLogger(self._name)
+        return self._logger
