@@ -1,0 +1,148 @@
+"""The hot path does not grow unnoticed: what one more message costs is counted, not timed.
+
+Two passes of the loop are compared, of which one serves one more connection. The difference is what a message costs: calls of
+Python functions, calls of C functions, and bytecode instructions. They are the same on every run and every machine.
+A change that makes them fewer should lower the numbers here; one that makes them more should have a reason.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from evloop import EventLoop, Limits
+from evloop.charcount.server import CharCountServer, ServiceSettings
+from harness import Client, run_pass, run_until
+
+Exchange = Callable[..., None]
+
+
+@pytest.fixture
+def exchange() -> Iterator[Exchange]:
+    """Sends a message on so many connections, serves them in one pass (or more), and takes the replies."""
+    # All that is on in a service is on here.
+    limits = Limits(max_connections=100, idle_timeout_s=600, message_timeout_s=60)
+    with EventLoop() as loop:
+        server = CharCountServer(loop, ServiceSettings(limits=limits))
+        server.listen()
+        host, port = server.listeners[0].socket.getsockname()[:2]
+        clients = [Client((host, port)) for _ in range(2)]
+        run_until(loop, lambda: len(server.connections) == 2)
+
+        def run(connections: int, message: bytes, reply_size: int, passes: int = 1) -> None:
+            for client in clients[:connections]:
+                client.send(message)
+            for _ in range(passes):
+                run_pass(loop)
+            for client in clients[:connections]:
+                client.receive_exactly(reply_size)
+
+        yield run
+        server.abort()
+        for client in clients:
+            client.close()
+
+
+def calls(exchange: Exchange, connections: int, message: bytes, reply_size: int) -> Counter[str]:
+    """The calls of one pass by name; those into C begin with ``c:``."""
+    seen: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        if "/evloop/" not in frame.f_code.co_filename.replace("\\", "/") or "/tests/" in frame.f_code.co_filename:
+            return
+        if event == "call":
+            seen[frame.f_code.co_name] += 1
+        elif event == "c_call":
+            seen["c:" + argument.__name__] += 1
+
+    exchange(2, message, reply_size, passes=3)  # a connection's first receives are small
+    sys.setprofile(count)
+    try:
+        exchange(connections, message, reply_size)
+    finally:
+        sys.setprofile(None)
+    return seen
+
+
+def instructions(exchange: Exchange, connections: int, message: bytes, reply_size: int) -> int:
+    """The bytecode instructions of one pass in this project's code."""
+    seen = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal seen
+        if "/evloop/" not in frame.f_code.co_filename.replace("\\", "/") or "/tests/" in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        seen += event == "opcode"
+        return trace
+
+    exchange(2, message, reply_size, passes=3)
+    sys.settrace(trace)
+    try:
+        exchange(connections, message, reply_size)
+    finally:
+        sys.settrace(None)
+    return seen
+
+
+ONE = (b"x" * 31 + b"\n", 3)
+SIXTEEN = (ONE[0] * 16, 48)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        pytest.param(
+            ONE,
+            {
+                "_handle_readable": 1,
+                "c:recv": 1,
+                "c:len": 4,
+                "feed": 1,
+                "c:partition": 1,
+                "c:isascii": 1,
+                "c:send": 1,
+            },
+            id="one message",
+        ),
+        pytest.param(
+            SIXTEEN,
+            {
+                "_handle_readable": 1,
+                "c:recv": 1,
+                "c:len": 4 + 16,
+                "feed": 1,
+                "_feed_batch": 1,
+                "_answer_batch": 1,
+                "<listcomp>": 1,
+                "c:partition": 1,
+                "c:rpartition": 1,
+                "c:split": 1,
+                "c:isascii": 1,
+                "c:join": 1,
+                "c:send": 1,
+            },
+            id="sixteen in one chunk",
+        ),
+    ],
+)
+def test_calls_of_one_more_message(exchange: Exchange, message: tuple[bytes, int], expected: dict[str, int]) -> None:
+    more = calls(exchange, 2, *message)
+    more.subtract(calls(exchange, 1, *message))
+    if sys.version_info >= (3, 12):
+        expected.pop("<listcomp>", None)  # inlined since
+    assert {name: count for name, count in more.items() if count} == expected
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="bytecode differs from version to version")
+@pytest.mark.parametrize(
+    ("message", "most"), [pytest.param(ONE, 135, id="one"), pytest.param(SIXTEEN, 343, id="sixteen")]
+)
+def test_instructions_of_one_more_message(exchange: Exchange, message: tuple[bytes, int], most: int) -> None:
+    cost = instructions(exchange, 2, *message) - instructions(exchange, 1, *message)
+    assert 0 < cost <= most
