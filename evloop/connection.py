@@ -217,6 +217,11 @@ class Connection:
         return len(self._unsent)
 
     @property
+    def paused(self) -> bool:
+        """True while it is not read, because the protocol asked for that or because too much is unsent."""
+        return self._pause != 0
+
+    @property
     def stalled(self) -> bool:
         """True when the kernel did not take all that was written: the peer reads slower than we write."""
         return type(self._unsent) is SendQueue
@@ -309,6 +314,8 @@ class Connection:
         """Like `write`, but also after `close`, while what was written is still leaving: for replies of a callback."""
         if self._state is _LINGERING or self._state is _CLOSED or not data:
             return
+        if type(data) is not bytes:
+            data = bytes(data)  # a queue keeps what it is given, so that must not change
         unsent = self._unsent
         if not unsent:
             self._unsent = data

@@ -49,7 +49,7 @@ class Connector:
         self._done = False
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:  # UnicodeError: a name with an empty or overlong label
+        except (OSError, UnicodeError, OverflowError) as error:  # UnicodeError: a name with an empty or overlong label
             self._error = f"cannot resolve {host!r}: {getattr(error, 'strerror', None) or error}"
         else:
             self._addresses = [(family, address) for family, _, _, _, address in found]

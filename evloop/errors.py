@@ -41,6 +41,8 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # Linux passes errors that are already pending on the new connection to accept(2), whose manual page asks
 # to treat them like EAGAIN: the connection is gone before we saw it, the listener is fine.
 ACCEPT_RETRY = RETRY | DISCONNECTED | {errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EPERM}
+if hasattr(errno, "ENONET"):
+    ACCEPT_RETRY |= {errno.ENONET}
 
 
 class EvloopError(Exception):

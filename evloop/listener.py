@@ -225,6 +225,8 @@ class Listener:
     def accept_up_to(self, count: int) -> bool:
         """Accept at most ``count`` connections. False when there was none left to accept."""
         for _ in range(count):
+            if self._closed:  # by what accepting the last one led to
+                return False
             try:
                 sock, address = self._socket.accept()
             except OSError as error:

@@ -159,8 +159,9 @@ class EventLoop:
             handler()
 
         if self.pending_writes:
-            flush_pending(self.pending_writes)
-            self.pending_writes.clear()
+            # A new list: who writes again because of this flush is flushed in the next pass, so it comes to an end.
+            pending, self.pending_writes = self.pending_writes, []
+            flush_pending(pending)
 
         for _ in range(len(self._calls)):
             self._run_call(*self._calls.popleft())

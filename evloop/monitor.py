@@ -5,9 +5,10 @@ Theory of operation
 A handler that takes long holds up everyone, and nothing in the loop can say so while it happens. To time each handler
 would cost each message two readings of the clock. A second thread that looks in costs more than it seems: as soon as a
 process has two threads, the kernel counts references to a descriptor in each system call and malloc takes locks, 1.7 %
-of a busy server's time. A signal costs nothing between two ticks. So an interval timer interrupts the process now and
-then, and the signal's handler is told by Python what was being executed just then: the function that evloop called, and
-the line it has got to. When the pass ends, the loop knows how long it took, and logs both.
+of a busy server's time. A signal costs nothing between two ticks, and at each tick a pass of the loop that finds
+nothing to do. So an interval timer interrupts the process now and then, and the signal's handler is told by Python
+what was being executed just then: the function that evloop called, and the line it has got to. When the pass ends,
+the loop knows how long it took, and logs both.
 
 Python runs signal handlers between two bytecodes of the main thread. What blocks in C without returning to them is
 named when it returns, which is still in time: the pass has not ended.
@@ -55,9 +56,10 @@ class Monitor:
     def stop(self) -> None:
         """Give timer and signal back."""
         if self._active:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             self._active = False
+            if signal.getsignal(signal.SIGALRM) == self._sample:  # else the program has taken both over
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
     def found_in(self, current_pass: int) -> str:
         """What was running when it last looked, if that was in this pass."""

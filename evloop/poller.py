@@ -99,7 +99,11 @@ class Poller:
             if events:
                 self.register(fd, events, handler)
         elif events:
-            self._selector.modify(fd, events)
+            try:
+                self._selector.modify(fd, events)
+            except OSError:
+                del self.handlers[fd]  # the selector has forgotten it, too
+                raise
             self.handlers[fd] = handler
         else:
             del self.handlers[fd]

@@ -27,9 +27,9 @@ class Protocol:
         connection: the connection it belongs to, set before `on_connect`.
         keep_half_open: when the peer has sent all it wants to send (EOF), the connection is closed once what is
             unsent has left. Set this to True in your class to go on writing until you call `Connection.close`.
-        wants_whole_chunks: receive 64 KiB at a time from the first byte on. Otherwise a connection begins with less,
-        until
-            it has filled that once: cheaper for short messages, and the same to all who don't care how a stream is cut.
+        wants_whole_chunks: receive 64 KiB at a time from the first byte on. Otherwise a connection begins with less and
+            takes more as it fills that: cheaper for short messages, and the same to all who don't care how a stream is
+            cut.
     """
 
     # Without a dict unless a subclass has one, which it has as soon as it doesn't declare __slots__ itself.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from evloop.connection import Connection
 from evloop.connector import peer_text
 from evloop.descriptors import affordable_connections
-from evloop.errors import LimitError
+from evloop.errors import LimitError, ListenError
 from evloop.limits import Limits
 from evloop.listener import Listener, open_listeners
 from evloop.log import WARNING, Logger
@@ -118,10 +118,17 @@ class Server:
         Raises:
             ListenError: in one line, what happened and what to do.
         """
-        added = [
-            Listener(self.loop, sock, self.limits.accepts_per_pass, self._accepted, self.stats.limits)
-            for sock in open_listeners(host, port, self.limits.backlog)
-        ]
+        sockets = open_listeners(host, port, self.limits.backlog)
+        added: list[Listener] = []
+        try:
+            for sock in sockets:
+                added.append(Listener(self.loop, sock, self.limits.accepts_per_pass, self._accepted, self.stats.limits))
+        except OSError as error:
+            for listener in added:
+                listener.close()
+            for sock in sockets:
+                sock.close()
+            raise ListenError(f"cannot wait for connections: {error.strerror or error}") from None
         self.listeners += added
         return [listener.address for listener in added]
 

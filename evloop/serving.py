@@ -29,7 +29,8 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain: the whole of a small server's main function.
 
-    A second signal aborts at once. To be called in the main thread.
+    A second signal aborts at once; SIGUSR1 writes a status to the log. Takes SIGALRM and the interval timer of real
+    time, too, to find out what blocks the loop, unless the program uses them. To be called in the main thread.
 
     Args:
         protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass.

@@ -117,7 +117,8 @@ class Sweeper:
         message_s = self._limits.message_timeout_s
         if message_s is not None:
             try:
-                message = connection.protocol.message_in_progress()
+                # Who is not being read can't finish a message, so no time runs for it.
+                message = None if connection.paused else connection.protocol.message_in_progress()
             except Exception as error:
                 self._loop.log_exception(f"connection {connection.peer} aborted: its protocol raised", error)
                 connection.end_for(error)

@@ -18,7 +18,6 @@ What decides between two errors is the message, never how it was cut: too long c
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 from evloop.charcount.counting import Utf8Counter
 
@@ -268,4 +267,3 @@ class RawSession:
 
 
 Session = LineSession | RawSession
-SessionFactory = Callable[[], Session]

@@ -1,8 +1,8 @@
 """The hot path does not grow unnoticed: what one more message costs is counted, not timed.
 
-Two passes of the loop are compared, of which one serves one more connection. The difference is what a message costs: calls of
-Python functions, calls of C functions, and bytecode instructions. They are the same on every run and every machine.
-A change that makes them fewer should lower the numbers here; one that makes them more should have a reason.
+Two passes of the loop are compared, of which one serves one more connection. The difference is what a message costs:
+calls of Python functions, calls of C functions, and bytecode instructions. They are the same on every run and every
+machine. A change that makes them fewer should lower the numbers here; one that makes them more should have a reason.
 """
 
 from __future__ import annotations

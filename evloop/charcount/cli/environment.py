@@ -56,7 +56,11 @@ def as_variables(parser: CommandParser, args: argparse.Namespace) -> str:
             lines.append(f"# {name}=")
         else:
             text = (
-                str(int(value)) if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+                str(int(value))
+                if isinstance(value, bool)
+                else f"{value!r}".removesuffix(".0")
+                if isinstance(value, float)
+                else str(value)
             )
             lines.append(f"{name}={shlex.quote(text)}")
     return "\n".join(lines)
