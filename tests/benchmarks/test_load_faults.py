@@ -40,7 +40,7 @@ def test_one_wrong_count_in_ten_thousand_is_caught(load: Load, pipeline: str) ->
     )  # fmt: skip
     assert errors_of(done) == {"wrong": 2}
     assert "2 wrong" in done.stdout
-    assert "b'33' instead of b'32' to b'" in done.stdout
+    assert "b'33' instead of b'32' to b" in done.stdout  # either quote may follow
 
 
 def test_an_extra_reply_is_caught(load: Load) -> None:
