@@ -25,6 +25,12 @@ def peer_text(address: Any) -> str:
     return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
+def set_stream_options(sock: socket.socket) -> None:
+    """The options each stream has: replies leave at once, and a peer that vanished is noticed some day."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
 class Connector:
     """One attempt to connect; see `EventLoop.connect`. Owns the socket until a `Connection` takes it over."""
 
@@ -107,8 +113,7 @@ class Connector:
         self._socket = None
         self._release(sock)
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            set_stream_options(sock)
             connection = Connection(self._loop, sock, peer, self._protocol, self._limits)
             connection.open()
         except Exception as error:

@@ -23,7 +23,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 
-from evloop.connector import peer_text
+from evloop.connector import peer_text, set_stream_options
 from evloop.errors import ACCEPT_RETRY, EXHAUSTED, ListenError
 from evloop.log import WARNING
 from evloop.poller import READ
@@ -46,12 +46,6 @@ _PORT_TRIES = 20
 
 # Linux lets an accepted socket inherit these two from its listener: two system calls less for each connection.
 _INHERITS_OPTIONS = sys.platform == "linux"
-
-
-def set_stream_options(sock: socket.socket) -> None:
-    """The options each stream has: replies leave at once, and a peer that vanished is noticed some day."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def resolve(host: str, port: int) -> list[tuple[int, Any]]:
