@@ -28,6 +28,8 @@ from loadgen.target import ROOT, CannotRun, Target, pinned_to
 # Often enough for a plot, seldom enough not to be seen in the generators' latencies: a sample takes some 0.3 ms.
 _SAMPLE_S = 0.25
 _MAX_SAMPLES = 400
+# From the end of a generator's output to its end.
+_EXIT_TIMEOUT_S = 1.0
 
 Progress = Callable[[str, float, int], None]
 
@@ -44,6 +46,7 @@ class GeneratorProcess:
                 [sys.executable, "-m", "loadgen.generator"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                bufsize=0,  # a command that could not be sent must not be left for `close` to fail on
                 env=environment,
                 start_new_session=True,  # an interrupt from the terminal is for us
             )
@@ -61,8 +64,7 @@ class GeneratorProcess:
     def tell(self, command: dict[str, Any]) -> None:
         """Send a command, unless the process is gone."""
         try:
-            self.stdin.write(json.dumps(command).encode() + b"\n")
-            self.stdin.flush()
+            self.stdin.write(json.dumps(command).encode() + b"\n")  # short enough for a pipe to take it whole
         except OSError:
             pass
 
@@ -76,6 +78,14 @@ class GeneratorProcess:
         # A result is large and comes in many pieces; joining them one by one is fine for the few there are.
         *lines, self._partial = (self._partial + data).split(b"\n")
         return [json.loads(line) for line in lines]
+
+    def how_it_ended(self) -> str:
+        """For a message, once it has `ended`."""
+        try:
+            status = self.process.wait(_EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return "closed its output"
+        return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
     def kill(self) -> None:
         """End it, whatever it does."""
@@ -181,8 +191,12 @@ class Coordinator:
                 getattr(self, f"_on_all_{name}")()
             elif name == "measuring":
                 self._mark_once("begin")
-        if generator.ended and "result" not in generator.events:
-            self._fail("a generator process died; see above")
+        if generator.ended:
+            self._loop.poller.watch(generator.stdout.fileno(), 0, self._loop.stop)  # an end stays readable for ever
+            if "result" not in generator.events:
+                number = self._generators.index(generator) + 1
+                which = f"generator process {number} of {self.settings.processes}"
+                self._fail(f"{which} {generator.how_it_ended()}")
 
     def _on_all_connected(self) -> None:
         self._mark("connected")

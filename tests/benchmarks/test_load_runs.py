@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from loadgen.coordinator import Coordinator, GeneratorProcess
 from loadgen.runner import run_once
 from loadgen.settings import Settings
 from loadgen.target import CannotRun, default_command, spawned_server
 
+from harness import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
 BRIEF = Settings(connections=4, duration_s=0.3, warmup_s=0.0, seed=1)
 
 
@@ -57,15 +63,87 @@ def test_a_server_that_dies_ends_the_run_with_errors() -> None:
     assert result["errors"]["reset"] == 4
 
 
-def test_a_generator_that_dies_is_an_error() -> None:
-    def kill(phase: str, done: float, replies: int) -> None:
-        if phase == "warming up":
-            for child in psutil.Process().children():
-                if "loadgen.generator" in child.cmdline():
-                    child.kill()
+def generators_of(process: psutil.Process) -> list[psutil.Process]:
+    """Those of its children that are generators, the first one first."""
+    return [child for child in process.children() if "loadgen.generator" in child.cmdline()]
 
-    with pytest.raises(CannotRun, match="a generator process died"):
-        run_once(BRIEF, progress=kill)
+
+def test_a_generator_that_ends_before_the_others_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads_after_end: list[int] = []
+    read_events = GeneratorProcess.read_events
+
+    def counted(generator: GeneratorProcess) -> list[dict[str, Any]]:
+        if generator.ended:
+            reads_after_end.append(generator.process.pid)
+        return read_events(generator)
+
+    def stop_the_first(phase: str, done: float, replies: int) -> None:
+        if phase == "measuring":
+            coordinator._generators[0].tell({"do": "stop"})
+
+    monkeypatch.setattr(GeneratorProcess, "read_events", counted)
+    with spawned_server(default_command(100), None) as target:
+        settings = Settings(connections=4, processes=2, duration_s=0.5, warmup_s=0.0)
+        coordinator = Coordinator(settings, target, pin=False, progress=stop_the_first)
+        result = coordinator.run()
+    first, second = (generator.events["result"] for generator in coordinator._generators)
+    assert first["end_ns"] - first["begin_ns"] < second["end_ns"] - second["begin_ns"]
+    assert result["error_total"] == 0
+    assert reads_after_end == []
+
+
+@pytest.mark.parametrize("phase", ["connecting", "warming up", "measuring"])
+def test_a_generator_that_dies_ends_the_run_at_once(phase: str) -> None:
+    settings = Settings(connections=4, processes=2, duration_s=30.0, warmup_s=0.0)
+    killed: list[psutil.Process] = []
+
+    def kill(current: str, done: float, replies: int) -> None:
+        if current == phase and not killed:
+            killed.append(generators_of(psutil.Process())[0])
+            killed[0].kill()
+
+    with pytest.raises(CannotRun, match=r"^generator process 1 of 2 was killed by SIGKILL$"):
+        run_once(settings, progress=kill)
+    assert killed
+    assert psutil.Process().children() == [], "neither the other generator nor the server is left"
+
+
+def test_a_generator_that_can_not_take_a_command_any_more_keeps_nobody_running() -> None:
+    def kill_and_tell(phase: str, done: float, replies: int) -> None:
+        if phase == "measuring":
+            generator = coordinator._generators[0]
+            generator.process.kill()
+            generator.process.wait(10)
+            generator.tell({"do": "stop"})
+
+    with spawned_server(default_command(100), None) as target:
+        settings = Settings(connections=4, processes=2, duration_s=30.0, warmup_s=0.0)
+        coordinator = Coordinator(settings, target, pin=False, progress=kill_and_tell)
+        with pytest.raises(CannotRun, match="killed by SIGKILL"):
+            coordinator.run()
+    assert psutil.Process().children() == []
+
+
+def test_a_generator_that_dies_is_one_line_on_stderr_and_status_3() -> None:
+    command = [sys.executable, "benchmarks/load.py", "-c", "4", "--processes", "2", "-d", "30", "--warmup", "0"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        parent = psutil.Process(process.pid)
+
+        def at_work() -> list[psutil.Process]:
+            """Both generators, once the second has connections."""
+            found = generators_of(parent)
+            return found if len(found) == 2 and found[1].net_connections("tcp") else []
+
+        second = wait_until(at_work)[1]
+        all_children = parent.children()
+        second.kill()
+        stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout) == (3, b"")
+    assert stderr == b"load.py: generator process 2 of 2 was killed by SIGKILL\n"
+    assert len(all_children) == 3
+    assert not any(child.is_running() for child in all_children)
 
 
 def test_a_refused_connection_is_told_why() -> None:
