@@ -24,6 +24,11 @@ from benchmarks.peers.registry import ROOT, Peer
 _DRIVER_SOURCE = Path(__file__).resolve().parents[1] / "drive.c"
 _START_TIMEOUT_S = 15.0
 _STOP_TIMEOUT_S = 10.0
+# Memory is steady when it stays so for 0.4 s: our server, say, loads what it logs with 50 ms after its first answer.
+_LOOK_INTERVAL_S = 0.05
+_STEADY_LOOKS = 9
+_STEADY_WITHIN_BYTES = 16 * 1024
+_WARMING_CONNECTIONS = 300
 _LISTENING = re.compile(rb"listening on \S*:(\d+)")
 
 
@@ -94,12 +99,28 @@ def running(peer: Peer) -> Iterator[RunningServer]:
 
 
 def memory_bytes(pid: int) -> int:
-    """The process's memory: its proportional set size, which counts pages shared with others by its share."""
+    """Memory that only this process has (its unique set size): what its end would give back."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
-    if found is None:
-        raise RunError("no Pss in smaps_rollup")
-    return int(found[1]) * 1024
+    private_kib = re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", rollup, re.MULTILINE)
+    if len(private_kib) != 2:
+        raise RunError("no private memory in smaps_rollup")
+    return sum(map(int, private_kib)) * 1024
+
+
+def settled(look: Callable[[], int], timeout_s: float = 10.0) -> int:
+    """What ``look`` says, once it has said the same, but for a few pages, for a while.
+
+    Raises:
+        RunError: it never does.
+    """
+    deadline = time.monotonic() + timeout_s
+    looks: list[int] = []
+    while time.monotonic() < deadline:
+        looks = [*looks[1 - _STEADY_LOOKS :], look()]
+        if len(looks) == _STEADY_LOOKS and max(looks) - min(looks) <= _STEADY_WITHIN_BYTES:
+            return looks[-1]
+        time.sleep(_LOOK_INTERVAL_S)
+    raise RunError(f"its memory does not settle: still changing after {timeout_s:g} s")
 
 
 class Runner:
@@ -190,17 +211,33 @@ def figures(raw: dict[str, float], scenario: Scenario, mean_bytes: float) -> dic
 
 
 def measure_memory(server: RunningServer, connections: int) -> dict[str, float]:
-    """Memory per connection that has exchanged one message and is silent now."""
+    """Memory per connection that has exchanged one message and is silent now.
+
+    What a server takes once and for all is no connection's share: code that is loaded when it is first needed, pools
+    that are filled for the first time. So the baseline is that of a server that has served before, and has settled.
+    Some connections are open then, as many as were before them: else those that are counted would find the memory
+    that these gave back.
+    """
     raise_descriptor_limit()
     clients: list[socket.socket] = []
+
+    def open_some(number: int) -> None:
+        for _ in range(number):
+            clients.append(_ask_once(server.port))
+
+    def close_all() -> None:
+        while clients:
+            clients.pop().close()
+
     try:
-        clients.append(_ask_once(server.port))  # what the first connection alone costs is no connection's share
-        before = memory_bytes(server.pid)
-        clients += [_ask_once(server.port) for _ in range(connections)]
-        after = memory_bytes(server.pid)
+        open_some(_WARMING_CONNECTIONS)
+        close_all()
+        open_some(_WARMING_CONNECTIONS)
+        before = settled(lambda: memory_bytes(server.pid))
+        open_some(connections)
+        after = settled(lambda: memory_bytes(server.pid))
     finally:
-        for client in clients:
-            client.close()
+        close_all()
     return {"bytes": (after - before) / connections, "total_bytes": after}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import socket
@@ -19,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.comparison import native, report
 from benchmarks.comparison.payload import ALPHABETS, make_texts, write_payload
 from benchmarks.comparison.results import Results
-from benchmarks.comparison.runner import RunError, figures
+from benchmarks.comparison.runner import RunError, figures, measure_memory, memory_bytes, running, settled
 from benchmarks.comparison.scenarios import GROWTHS, SCENARIOS
 from benchmarks.comparison.statistics import estimate, paired_ratio
-from benchmarks.peers.registry import PEERS, ROOT
+from benchmarks.peers.registry import OURS, PEERS, ROOT
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
 VERSUS = [sys.executable, str(ROOT / "benchmarks" / "versus.py")]
@@ -182,6 +183,28 @@ def test_scenarios_name_servers_and_scenarios_that_exist() -> None:
     for growth in GROWTHS:
         assert {growth.scenario, growth.base} <= set(SCENARIOS)
         assert SCENARIOS[growth.scenario].family == SCENARIOS[growth.base].family
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def test_memory_is_read_when_it_has_stopped_growing() -> None:
+    growing = itertools.chain(range(0, 20 << 20, 1 << 20), itertools.repeat(20 << 20))
+    assert settled(growing.__next__) == 20 << 20
+
+
+def test_memory_that_never_settles_gives_no_figure() -> None:
+    with pytest.raises(RunError, match=r"does not settle: still changing after 0\.2 s"):
+        settled(itertools.count(step=1 << 20).__next__, timeout_s=0.2)
+
+
+def test_a_connections_memory_does_not_hold_what_a_server_loads_once() -> None:
+    connections = 300
+    with running(PEERS[OURS]) as server:
+        fresh = memory_bytes(server.pid)
+        found = measure_memory(server, connections)
+    assert 500 < found["bytes"] < 1500
+    assert found["total_bytes"] - fresh > connections * 2000, "it has loaded what it logs with meanwhile"
 
 
 # ---------------------------------------------------------------------- real runs
