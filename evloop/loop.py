@@ -6,16 +6,16 @@ A pass has six steps, always in this order::
 
     1. poll         wait until a descriptor is ready, a timer is due, or a call is queued; then read the clock, once
     2. handlers     each ready descriptor's handler runs once: one recv each, so nobody starves; a reply leaves at once
-    3. writes       what was written otherwise is sent, in one piece for each connection
-    4. calls        those queued by `call_soon` before this step; those that they queue run in the next pass
-    5. timers       those that are due
+    3. calls        those queued by `call_soon` before this step; those that they queue run in the next pass
+    4. timers       those that are due
+    5. writes       what was written otherwise is sent, in one piece for each connection
     6. closing      descriptors of connections that ended in this pass are closed
 
-The order carries meaning. A reply leaves while all that belongs to its connection is still in the caches (2), but what
-a handler writes bit by bit, or to others, is collected first (3). A call that queues itself again doesn't keep the loop
-from its sockets (4). And a descriptor is closed only when every event of the
-pass has been dealt with, so its number can't be given to a new connection while an old event for it is still in the
-list (6).
+The order carries meaning. A reply leaves while all that belongs to its connection is still in the caches (2). A call
+that queues itself again doesn't keep the loop from its sockets (3). What a handler writes bit by bit, or to others, and
+what calls and timers write, is collected first, and has left when the pass ends, be it the last one (5). And a
+descriptor is closed only when every event of the pass has been dealt with, so its number can't be given to a new
+connection while an old event for it is still in the list (6).
 
 A signal or another thread gets the loop out of poll by a byte on a socket pair. The byte says nothing; what to do is in
 a queue. So when the pair is full, nothing is lost by not writing one more.
@@ -71,6 +71,7 @@ class EventLoop:
         pending_writes: connections with something to send at the end of this pass.
         passes: how many passes there have been.
         waiting: True while it waits for something to do.
+        unwatched: set by the monitor when it has stopped looking, as nothing happens.
         slow_passes: how many took longer than ``slow_pass_s``.
         worst_lag_s: the longest that a pass has taken since `reset_lag`: what was ready just after it began had to wait
             that long.
@@ -90,6 +91,7 @@ class EventLoop:
         self.clock = clock
         self.passes = 0
         self.waiting = False
+        self.unwatched = False
         self.slow_passes = 0
         self.worst_lag_s = 0.0
         self.slowest: tuple[float, str] | None = None
@@ -133,11 +135,15 @@ class EventLoop:
                 self._monitor = None
 
     def stop(self) -> None:
-        """Make `run` return at the end of this pass. To be called in the loop's thread, e.g. from a callback."""
+        """Make `run` return at the end of this pass, when what was written has been given to the kernel.
+
+        What a kernel does not take stays unsent: to wait for that, drain the server first. To be called in the loop's
+        thread, e.g. from a callback.
+        """
         self._stopping = True
 
     def _run_pass(self) -> None:
-        # pending_writes: what a call or a timer of the last pass wrote, after that pass had sent its replies.
+        # pending_writes: what was written because of the last pass's writes.
         if self._calls or self.pending_writes or self._stopping:
             timeout_s: float | None = 0
         else:
@@ -147,6 +153,8 @@ class EventLoop:
         self.waiting = True
         events = self.poller.poll(timeout_s)
         self.waiting = False
+        if self.unwatched:
+            self._watch_again(events)
         self.passes += 1
         self.now = self.clock()
 
@@ -158,17 +166,17 @@ class EventLoop:
                 continue  # gone since the poll: closed by another handler of this pass
             handler()
 
-        if self.pending_writes:
-            # A new list: who writes again because of this flush is flushed in the next pass, so it comes to an end.
-            pending, self.pending_writes = self.pending_writes, []
-            flush_pending(pending)
-
         for _ in range(len(self._calls)):
             self._run_call(*self._calls.popleft())
 
         newest = self._timers.newest  # those that they add wait for the next pass
         while (due := self._timers.pop_due(self.now, newest)) is not None:
             self._run_call(*due)
+
+        if self.pending_writes:
+            # A new list: who writes again because of this flush is flushed in the next pass, so it comes to an end.
+            pending, self.pending_writes = self.pending_writes, []
+            flush_pending(pending)
 
         if self._closing:
             for sock in self._closing:
@@ -180,6 +188,13 @@ class EventLoop:
             self.worst_lag_s = lag_s
         if self._slow_pass_s is not None and lag_s > self._slow_pass_s:
             self._pass_was_slow(lag_s)
+
+    def _watch_again(self, events: list[tuple[int, Any]]) -> None:
+        # A signal alone is likely to be the monitor's own: one that means something has queued a call.
+        if self._calls or [fd for fd, _ in events] != [self._wakeup_reader.fileno()]:
+            self.unwatched = False
+            if self._monitor is not None:
+                self._monitor.watch()
 
     def _pass_was_slow(self, lag_s: float) -> None:
         what = "a handler that was not looked for" if self._monitor is None else self._monitor.found_in(self.passes)

@@ -10,6 +10,9 @@ nothing to do. So an interval timer interrupts the process now and then, and the
 what was being executed just then: the function that evloop called, and the line it has got to. When the pass ends,
 the loop knows how long it took, and logs both.
 
+A server that has nothing to do is not to be woken for this ten times a second: a tick that finds nothing but its
+predecessor's pass stops the timer, and the loop starts it again when its wait is over.
+
 Python runs signal handlers between two bytecodes of the main thread. What blocks in C without returning to them is
 named when it returns, which is still in time: the pass has not ended.
 """
@@ -39,6 +42,8 @@ class Monitor:
 
     def __init__(self, loop: EventLoop, slow_s: float) -> None:
         self._loop = loop
+        self._slow_s = slow_s
+        self._passes_seen = 0
         self._found: tuple[int, str] | None = None  # the pass that was running, and what in it
         self._active = (
             hasattr(signal, "setitimer")
@@ -51,7 +56,13 @@ class Monitor:
             except ValueError:  # not in the main thread
                 self._active = False
                 return
-            signal.setitimer(signal.ITIMER_REAL, slow_s, slow_s)
+            self.watch()
+
+    def watch(self) -> None:
+        """Look from now on. For the loop, when it had been left unwatched."""
+        if self._active:
+            self._passes_seen = self._loop.passes
+            signal.setitimer(signal.ITIMER_REAL, self._slow_s, self._slow_s)
 
     def stop(self) -> None:
         """Give timer and signal back."""
@@ -68,10 +79,16 @@ class Monitor:
         return "a handler that was not seen at it"
 
     def _sample(self, signum: int, frame: FrameType | None) -> None:
-        if not self._loop.waiting and frame is not None:
+        loop = self._loop
+        if loop.waiting:
+            if loop.passes - self._passes_seen <= 1:  # one: the pass that the last tick itself led to
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                loop.unwatched = True
+            self._passes_seen = loop.passes
+        elif frame is not None:
             where = describe(frame)
             if where is not None:
-                self._found = (self._loop.passes, where)
+                self._found = (loop.passes, where)
 
 
 def describe(frame: FrameType) -> str | None:

@@ -45,6 +45,33 @@ def test_a_loop_that_waits_is_not_slow() -> None:
         assert loop.slowest is None
 
 
+def test_an_idle_loop_is_not_woken_by_the_monitor() -> None:
+    with EventLoop(slow_pass_s=0.01) as loop:
+        loop.add_signal_handler(signal.SIGUSR2, int)  # from here on each signal ends a wait
+        loop.call_later(0.3, loop.stop)
+        loop.run()
+        assert loop.passes <= 5  # two ticks until nothing has happened between them, the stop, and one to spare
+
+
+def test_a_handler_that_blocks_after_an_idle_time_is_named(logged: LoggedWarnings) -> None:
+    logged.allow("blocked for")
+    with EventLoop(slow_pass_s=0.05) as loop:
+        server = Server(loop, Sleepy)
+        server.listen()
+        host, port = server.listeners[0].socket.getsockname()[:2]
+        with Client((host, port)) as client:
+            run_until(loop, lambda: server.connections)
+            loop.call_later(0.3, client.send, b"x")  # in the meantime nothing happens, so nobody looks
+            loop.call_later(0.3, loop.call_later, 0, loop.stop)
+            passes = loop.passes
+            loop.run()
+            assert loop.passes - passes < 6
+            assert client.receive_exactly(1) == b"x"
+        assert loop.slowest is not None
+        assert loop.slowest[1].startswith("Sleepy.on_data")
+        server.abort()
+
+
 def test_timer_and_signal_are_given_back() -> None:
     with EventLoop(slow_pass_s=0.5) as loop:
         loop.call_soon(loop.stop)

@@ -44,3 +44,28 @@ def test_a_write_of_a_timer_or_a_call_does_not_wait_for_the_next_event(how: str)
         peer.close()
         loop.call_soon(loop.stop)
         loop.run()
+
+
+@pytest.mark.parametrize("how", ["timer", "call"])
+def test_what_is_written_in_the_last_pass_leaves_before_the_loop_ends(how: str) -> None:
+    with EventLoop() as loop, socket.create_server(("127.0.0.1", 0)) as listener:
+
+        class Parting(Protocol):
+            def on_connect(self) -> None:
+                if how == "timer":
+                    loop.call_later(0.01, self.part)
+                else:
+                    loop.call_soon(self.part)
+
+            def part(self) -> None:
+                self.connection.write(b"goodbye")
+                loop.stop()
+
+        protocol = Parting()
+        loop.connect(protocol, *listener.getsockname())
+        loop.run()
+        protocol.connection.abort()
+        peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(10)
+            assert peer.recv(16) == b"goodbye"
