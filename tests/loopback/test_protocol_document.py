@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evloop.charcount.cli.server import make_parser, parse_settings
+from evloop.charcount.cli.server import make_parser, make_settings, parse_arguments
 from evloop.charcount.server import CharCountServer
 from harness import RunningServer
 
@@ -32,7 +32,8 @@ def wire_bytes(text: str) -> bytes:
 def test_example(arguments: str, exchange: str, start: Callable[..., RunningServer]) -> None:
     parser = make_parser()
     # Few connections, for select has room for no more.
-    settings = parse_settings(parser, parser.parse_args([*shlex.split(arguments), "--max-connections=100"]))
+    args = parse_arguments(parser, [*shlex.split(arguments), "--max-connections=100"], {})
+    settings = make_settings(parser, args)
     client = start(make_server=lambda loop: CharCountServer(loop, settings)).connect()
     ended = False
     for line in exchange.splitlines():

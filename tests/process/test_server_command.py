@@ -13,8 +13,9 @@ from harness import DEADLINE_S, Client, wait_until
 from process.clients import CLIENT, SERVER, one_line, run_command
 
 OPTIONS = """
-    --host --port --backlog --framing --reply --classic --max-message --max-connections --max-connections-per-address
-    --idle-timeout --message-timeout --write-timeout --drain-timeout --log-level --version --help
+    --host --port --backlog --framing --reply --classic --no-classic --max-message
+    --max-connections --max-connections-per-address --idle-timeout --message-timeout --write-timeout --drain-timeout
+    --log-level --version --help
 """
 
 
@@ -100,7 +101,11 @@ def test_help(command, options, flag):
         (["--reply", "{count}\n"], "contains a line break"),
         (["--classic", "--reply", "{count}"], "--classic sets framing and reply"),
         (["--classic", "--framing", "line"], "--classic sets framing and reply"),
-        (["--max-message", "0"], "'0' is not a whole number of 1 or more"),
+        (["--no-classic", "--classic", "--framing", "line"], "--classic sets framing and reply"),
+        (["--max-message", "-1"], "'-1' is not a whole number of 0 or more"),
+        (["--max-connections-per-address", "1.5"], "'1.5' is not a whole number"),
+        (["--max-connections", "0"], "'0' is not a whole number from 1 to 2147483647"),
+        (["--backlog", "2147483648"], "'2147483648' is not a whole number from 1 to 2147483647"),
         (["--max-connections", "many"], "'many' is not a whole number"),
         (["--backlog", "-1"], "'-1' is not a whole number"),
         (["--idle-timeout", "soon"], "argument --idle-timeout: 'soon' is not a number of seconds"),

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 EXIT_USAGE = 2
 
+_INT_MAX = 2**31 - 1
+
 # Wide enough that each option and its help stand side by side in a terminal of 80 columns.
 _HELP_COLUMN = 30
 
@@ -70,24 +72,34 @@ def one_line(text: str) -> str:
 
 def port_number(text: str) -> int:
     """A TCP port."""
-    try:
-        port = int(text)
-    except ValueError:
-        port = -1
+    port = _parse_int(text)
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 0 to 65535")
     return port
 
 
-def positive_number(text: str) -> int:
-    """A whole number of 1 or more."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+def whole_number(text: str) -> int:
+    """A whole number, not negative."""
+    number = _parse_int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return number
+
+
+def positive_number(text: str) -> int:
+    """A whole number of 1 or more, small enough for an ``int`` of C."""
+    number = _parse_int(text)
+    if not 1 <= number <= _INT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_INT_MAX}")
+    return number
+
+
+def _parse_int(text: str) -> int:
+    """-1 for what is no number."""
+    try:
+        return int(text)
+    except ValueError:
+        return -1
 
 
 def seconds(text: str) -> float:

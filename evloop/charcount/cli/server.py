@@ -6,9 +6,17 @@ import argparse
 import gc
 import os
 import sys
+from collections.abc import Mapping
 
 from evloop.charcount.cli import environment
-from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser, port_number, positive_number, seconds
+from evloop.charcount.cli.arguments import (
+    EXIT_USAGE,
+    CommandParser,
+    port_number,
+    positive_number,
+    seconds,
+    whole_number,
+)
 from evloop.charcount.server import DEFAULT_PORT, CharCountServer, ServiceSettings
 from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE, TemplateError
 from evloop.descriptors import affordable_connections, raise_descriptor_limit
@@ -20,7 +28,7 @@ from evloop.loop import EventLoop
 from evloop.serving import SLOW_PASS_S, prepare
 
 EXIT_OK = 0
-EXIT_ABORTED = 1
+EXIT_ABORTED = 1  # or stdout can't be written
 EXIT_CANNOT_LISTEN = 3
 
 LOG_LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
@@ -51,7 +59,8 @@ def make_parser() -> CommandParser:
         "charcount-server",
         usage="[OPTION ...]",
         description="Answer each message that clients send with its number of characters.",
-        epilog="Each option can be set by a variable as well: --max-message by CHARCOUNT_MAX_MESSAGE. "
+        epilog="Each option can be set by a variable as well, --max-message by CHARCOUNT_MAX_MESSAGE and --classic by "
+        "CHARCOUNT_CLASSIC=1; the command line wins. "
         "SIGTERM or Ctrl-C stops it: what has been received is answered first; a second one stops it at once. "
         "Exit status: 0 stopped, 1 stopped with connections aborted, 2 wrong usage, 3 cannot listen.",
     )
@@ -71,26 +80,29 @@ def make_parser() -> CommandParser:
     what.add_argument(
         "--framing",
         choices=("line", "raw"),
+        default="line",
         metavar="line|raw",
-        help="line: a message ends in LF; raw: each chunk received is a message (default: line)",
+        help="line: a message ends in LF; raw: each chunk received is a message (default: %(default)s)",
     )
     what.add_argument(
         "--reply",
+        default=DEFAULT_TEMPLATE,
         metavar="TEMPLATE",
-        help="text of a reply, with {count} where the number goes (default: {count})",
+        help="text of a reply, with {count} where the number goes (default: %(default)s)",
     )
     what.add_argument(
         "--classic",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         help=f"the lab exercise's exchange: as --framing raw --reply '{CLASSIC_TEMPLATE}'",
     )
     what.add_argument(
         "--max-message",
-        type=positive_number,
+        type=whole_number,
+        default=0,
         metavar="BYTES",
-        help="answer a longer message with an error (default: any length; messages are counted, not held in memory)",
+        help="answer a longer message with an error (default: 0, any length; messages are counted, not held in memory)",
     )
-    limits = parser.add_argument_group("limits (for all time-outs but the last, 0 means no limit)")
+    limits = parser.add_argument_group("limits (0 means no limit; not so for the first and the last)")
     limits.add_argument(
         "--max-connections",
         type=positive_number,
@@ -100,10 +112,10 @@ def make_parser() -> CommandParser:
     )
     limits.add_argument(
         "--max-connections-per-address",
-        type=positive_number,
-        default=_DEFAULTS.max_connections_per_address,
+        type=whole_number,
+        default=_DEFAULTS.max_connections_per_address or 0,
         metavar="N",
-        help="of those, from one address (default: no such limit)",
+        help="of those, from one address (default: no limit)",
     )
     for flag, default, text in (
         ("--idle-timeout", _DEFAULTS.idle_timeout_s, "end a connection without a byte in either direction for so long"),
@@ -127,25 +139,36 @@ def make_parser() -> CommandParser:
         help="debug, info (each connect and disconnect), warning or error (default: %(default)s)",
     )
     config = parser.add_argument_group("instead of serving")
-    config.add_argument("--print-config", action="store_true", help="show all settings as variables, and end")
+    config.add_argument("--print-config", action="store_true", help="show the settings in force as variables, and end")
     config.add_argument("--check-config", action="store_true", help="say whether it could start with them, and end")
     return parser
 
 
-def parse_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> ServiceSettings:
-    """Settings from parsed arguments. Ends the process with a usage error if they contradict each other."""
-    if args.classic and (args.framing == "line" or args.reply is not None):
-        parser.error("--classic sets framing and reply: leave out --framing line and --reply")
-    framing = args.framing or ("raw" if args.classic else "line")
-    template = args.reply if args.reply is not None else CLASSIC_TEMPLATE if args.classic else DEFAULT_TEMPLATE
+def parse_arguments(parser: CommandParser, argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namespace:
+    """The options in force. Ends the process with a usage error if some are wrong or contradict each other."""
+
+    def expand_classic(args: argparse.Namespace) -> None:
+        if args.classic:
+            if args.framing == "line" or args.reply not in (None, CLASSIC_TEMPLATE):
+                parser.error("--classic sets framing and reply: leave out --framing line and --reply")
+            args.framing, args.reply = "raw", CLASSIC_TEMPLATE
+
+    args = environment.parse(parser, argv, environ, expand_classic)
+    # What the environment's stands for may have been set otherwise on the command line.
+    args.classic = args.framing == "raw" and args.reply == CLASSIC_TEMPLATE
+    return args
+
+
+def make_settings(parser: CommandParser, args: argparse.Namespace) -> ServiceSettings:
+    """Settings from the options in force. Ends the process with a usage error if the reply can't be used."""
     settings = ServiceSettings(
-        framing=framing,
-        template=template,
-        max_message_bytes=args.max_message,
+        framing=args.framing,
+        template=args.reply,
+        max_message_bytes=args.max_message or None,
         limits=Limits(
             backlog=args.backlog,
             max_connections=args.max_connections,
-            max_connections_per_address=args.max_connections_per_address,
+            max_connections_per_address=args.max_connections_per_address or None,
             idle_timeout_s=args.idle_timeout or None,
             message_timeout_s=args.message_timeout or None,
             write_timeout_s=args.write_timeout or None,
@@ -157,6 +180,18 @@ def parse_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
     except TemplateError as error:
         parser.error(f"argument --reply: {error}")
     return settings
+
+
+def print_config(variables: str) -> int:
+    """Write them to stdout, bytes that are not valid text as they came."""
+    if sys.stdout is not None:
+        try:
+            sys.stdout.buffer.write(os.fsencode(variables))
+            sys.stdout.flush()
+        except OSError as error:
+            say(f"cannot write to stdout: {error.strerror or error}")
+            return EXIT_ABORTED
+    return EXIT_OK
 
 
 def check_config(args: argparse.Namespace, settings: ServiceSettings) -> int:
@@ -180,11 +215,10 @@ def check_config(args: argparse.Namespace, settings: ServiceSettings) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run the server until a signal stops it. Returns the exit status."""
     parser = make_parser()
-    args = environment.parse(parser, argv, os.environ)
-    settings = parse_settings(parser, args)
+    args = parse_arguments(parser, argv, os.environ)
+    settings = make_settings(parser, args)
     if args.print_config:
-        print(environment.as_variables(parser, args))
-        return EXIT_OK
+        return print_config(environment.as_variables(parser, args))
     if args.check_config:
         return check_config(args, settings)
     level = LOG_LEVELS[args.log_level]
