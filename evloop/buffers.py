@@ -18,10 +18,14 @@ A byte is copied at most twice (into the tail, and out of it), whatever the size
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 # How much one send is offered; a socket rarely takes more at once while its reader is slow. A piece of at least this
 # size is queued as it is, without a copy.
 BLOCK_BYTES = 65536
+
+# How often `SendQueue.send_to` sends at most.
+_SENDS = 4
 
 
 class SendQueue:
@@ -75,6 +79,19 @@ class SendQueue:
         if self._chunks and self._offset == len(self._chunks[0]):
             self._chunks.popleft()
             self._offset = 0
+
+    def send_to(self, send: Callable[[memoryview], int]) -> None:
+        """Give ``send`` the next bytes and drop what it took, a few times at most, until it takes less than all.
+
+        What ``send`` raises passes; what was taken before is dropped all the same.
+        """
+        # More than once, for a block is smaller than what a fast reader takes; but bounded, for fairness.
+        for _ in range(_SENDS):
+            block = self.peek()
+            sent = send(block)
+            self.advance(sent)
+            if not self._bytes or sent < len(block):
+                return
 
     def _seal_tail(self) -> None:
         self._chunks.append(bytes(self._tail))

@@ -23,11 +23,11 @@ from collections.abc import Callable, Iterable
 from evloop.buffers import NOTHING_MORE, SendQueue
 from evloop.errors import DISCONNECTED, RETRY, LimitError
 from evloop.limits import Limits
+from evloop.linger import Linger
 from evloop.log import WARNING
 from evloop.poller import READ, WRITE, Handler
 from evloop.protocol import Protocol
 from evloop.state import State
-from evloop.timers import Timer
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Connection:
 
     __slots__ = (
         "_limits_hit",
-        "_linger_timer",
+        "_linger",
         "_on_closed",
         "_on_data",
         "_pause",
@@ -123,7 +123,7 @@ class Connection:
         self._recv_bytes = RECV_BYTES if protocol.wants_whole_chunks else FIRST_RECV_BYTES
         # Nothing (b""), one reply that waits for the end of the pass (bytes), or what the kernel did not take yet.
         self._unsent: bytes | SendQueue = b""
-        self._linger_timer: Timer | None = None
+        self._linger: Linger | None = None
         self._on_closed = on_closed
         self._limits_hit = limits_hit  # the server's: those limits are counted here that don't end with a `LimitError`
         protocol.connection = self
@@ -179,6 +179,10 @@ class Connection:
         """End it because of a limit or fault: for the server. Unsent bytes are dropped; ``on_close`` gets the error."""
         self._teardown(error)
 
+    def set_data_handler(self, handler: Callable[[bytes], bytes | None]) -> None:
+        """From now on call ``handler`` with received bytes, instead of what `Protocol.data_handler` named."""
+        self._on_data = handler
+
     def drain(self, up_to_bytes: int | None = None) -> None:
         """Answer all requests that have reached this machine, then `close`: for a server that stops.
 
@@ -200,6 +204,11 @@ class Connection:
                 self.loop.call_later(0.01 if self._pause else 0, self.drain, up_to_bytes)
                 return
         self.close()
+
+    def count_limit(self, limit: str) -> None:
+        """Count in the server's statistics that a limit was hit: for protocols that have some of their own."""
+        if self._limits_hit is not None:
+            self._limits_hit[limit] += 1
 
     @property
     def state(self) -> State:
@@ -281,28 +290,6 @@ class Connection:
         elif self._state is _HALF_OPEN or self._state is _FLUSHING:
             self._teardown(None)  # the common end of a connection: nothing is left to be said
 
-    def _handle_lingering(self) -> None:
-        try:
-            data = self._socket.recv(RECV_BYTES)
-        except OSError as error:
-            if error.errno not in RETRY:
-                self._teardown(None)  # reset, after all that we had to say was said
-            return
-        self.bytes_received += len(data)
-        if not data:
-            self._teardown(None)
-        elif self.bytes_received - self.activity > self.limits.linger_bytes:
-            self._count_limit("linger-bytes")
-            self._teardown(None)
-
-    def _linger_timed_out(self) -> None:
-        self._count_limit("linger-timeout")
-        self._teardown(None)
-
-    def _count_limit(self, limit: str) -> None:
-        if self._limits_hit is not None:
-            self._limits_hit[limit] += 1
-
     def _set_pause(self, pause: int) -> None:
         if pause != self._pause:
             self._pause = pause
@@ -337,20 +324,17 @@ class Connection:
             return
         queue = self._unsent
         if type(queue) is SendQueue:
-            # More than one send, for a block is smaller than what a fast reader takes; but bounded, for fairness.
-            for _ in range(4):
-                block = queue.peek()
-                try:
-                    sent = self._socket.send(block)
-                except OSError as error:
-                    if error.errno not in RETRY:
-                        self._io_failed(error)
-                        return
-                    break
-                queue.advance(sent)
-                self.bytes_sent += sent
-                if not queue or sent < len(block):
-                    break
+            before = len(queue)
+            failed: OSError | None = None
+            try:
+                queue.send_to(self._socket.send)
+            except OSError as error:
+                if error.errno not in RETRY:
+                    failed = error
+            self.bytes_sent += before - len(queue)
+            if failed is not None:
+                self._io_failed(failed)
+                return
             if not queue:
                 self._unsent = b""
         self._unsent_changed()
@@ -377,7 +361,7 @@ class Connection:
         if unsent > self.limits.high_water_bytes:
             if not self._pause & _PAUSED_BY_HIGH_WATER:
                 self._pause |= _PAUSED_BY_HIGH_WATER
-                self._count_limit("high-water")
+                self.count_limit("high-water")
                 self._call(self.protocol.on_high_water)
         elif self._pause & _PAUSED_BY_HIGH_WATER and unsent <= self.limits.low_water_bytes:
             self._pause &= ~_PAUSED_BY_HIGH_WATER
@@ -393,15 +377,17 @@ class Connection:
             self._teardown(None)
             return
         try:
-            self._socket.shutdown(socket.SHUT_WR)
+            self._linger = Linger(self.loop, self._socket, self.limits, self._linger_over)
         except OSError:
-            self._teardown(None)  # the peer was faster
+            self._teardown(None)
             return
         self._state = _LINGERING
-        # From here on `activity` is where the count of dropped bytes began; the sweep leaves this state alone.
-        self.activity = self.bytes_received
         self._update_interest()
-        self._linger_timer = self.loop.call_later(self.limits.linger_timeout_s, self._linger_timed_out)
+
+    def _linger_over(self, limit: str | None) -> None:
+        if limit is not None:
+            self.count_limit(limit)
+        self._teardown(None)
 
     # ------------------------------------------------------------------ interest
 
@@ -412,8 +398,8 @@ class Connection:
             return
         events = 0
         handler: Handler = self._handle_readable
-        if state is _LINGERING:
-            events, handler = READ, self._handle_lingering
+        if self._linger is not None:
+            events, handler = READ, self._linger.handle_readable
         elif state is _OPEN and not self._pause:
             events = READ
         if type(self._unsent) is SendQueue:
@@ -466,8 +452,9 @@ class Connection:
             except OSError:
                 pass
         self._unsent = NOTHING_MORE
-        if self._linger_timer is not None:
-            self._linger_timer.cancel()
+        if self._linger is not None:
+            self._linger.cancel()
+            self.bytes_received += self._linger.dropped_bytes
         self.loop.poller.watch(self._socket.fileno(), 0, self._flush)
         self.loop.close_later(self._socket)
         try:

@@ -53,6 +53,7 @@ class Connector:
         self._socket: socket.socket | None = None
         self._timer: Timer | None = None
         self._done = False
+        self._cancelled = False
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError, OverflowError) as error:  # UnicodeError: a name with an empty or overlong label
@@ -64,6 +65,7 @@ class Connector:
     def cancel(self) -> None:
         """Give up. No callback of the protocol is called any more, unless the connection is open already."""
         self._done = True
+        self._cancelled = True
         self._release()
 
     def _try_next(self) -> None:
@@ -94,7 +96,11 @@ class Connector:
                 self._timer = self._loop.call_later(self._timeout_s, self._handle_timeout)
             return
         self._done = True
-        self._protocol.on_connect_error(ConnectError(f"cannot connect to {self._target}: {self._error}"))
+        self._failed(f"cannot connect to {self._target}: {self._error}")
+
+    def _failed(self, text: str) -> None:
+        if not self._cancelled:
+            self._protocol.on_connect_error(ConnectError(text))
 
     def _handle_writable(self) -> None:
         sock = self._socket
@@ -120,8 +126,7 @@ class Connector:
             if not isinstance(error, OSError):  # an error of the protocol's data_handler; on_connect's is not seen here
                 self._loop.log_exception(f"connection to {self._target} closed: its protocol could not be used", error)
             self._loop.close_later(sock)
-            failed = ConnectError(f"cannot use the connection to {self._target}: {error}")
-            self._loop.call_soon(self._protocol.on_connect_error, failed)
+            self._loop.call_soon(self._failed, f"cannot use the connection to {self._target}: {error}")
 
     def _handle_timeout(self) -> None:
         self._error = f"no answer in {self._timeout_s:g} s"

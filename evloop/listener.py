@@ -182,8 +182,8 @@ class Listener:
 
     Attributes:
         address: where it really listens, as text.
-        accept_errors: accepts that failed because of the connection that was to be accepted.
-        exhausted: how many tries failed because descriptors had run out.
+        accept_errors: accepts that failed, for whatever reason.
+        exhausted: how many of them because descriptors had run out.
     """
 
     def __init__(
@@ -223,16 +223,17 @@ class Listener:
                 return False
             try:
                 sock, address = self._socket.accept()
+            except BlockingIOError:
+                return False
             except OSError as error:
-                if error.errno in EXHAUSTED:
-                    self._rest(error)
-                    return False
-                if error.errno not in ACCEPT_RETRY:
-                    raise
-                if isinstance(error, BlockingIOError):
-                    return False
                 self.accept_errors += 1
-                continue
+                if error.errno in ACCEPT_RETRY:
+                    continue
+                if error.errno in EXHAUSTED:
+                    self.exhausted += 1
+                    self._limits_hit["descriptors"] += 1
+                self._rest(error)
+                return False
             try:
                 sock.setblocking(False)
                 if not _INHERITS_OPTIONS:
@@ -245,8 +246,6 @@ class Listener:
         return True
 
     def _rest(self, error: OSError) -> None:
-        self.exhausted += 1
-        self._limits_hit["descriptors"] += 1
         if self._pause_timer is None:
             if self._loop.now >= self._warn_again_at:
                 self._warn_again_at = self._loop.now + WARN_EVERY_S

@@ -91,7 +91,7 @@ class LineProtocol(Protocol):
 
     Attributes:
         max_line_bytes: the longest line accepted, without its terminator. 64 KiB, as an unfinished line is held in
-            memory, for each connection.
+            memory, for each connection. Longer ones are counted as ``max-line`` in the server's statistics.
     """
 
     __slots__ = ("_framer", "_lines")
@@ -142,7 +142,11 @@ class LineProtocol(Protocol):
             return self.on_lines(lines) if lines else None  # type: ignore[arg-type]
         for overlong, group in groupby(lines, lambda line: line is None):
             for batch in ([None] * len(list(group))) if overlong else [list(group)]:
-                reply = self.on_overlong_line() if batch is None else self.on_lines(batch)  # type: ignore[arg-type]
+                if batch is None:
+                    self.connection.count_limit("max-line")
+                    reply = self.on_overlong_line()
+                else:
+                    reply = self.on_lines(batch)  # type: ignore[arg-type]
                 if reply:
                     self.connection.reply(reply)
                 if self.connection.closing:

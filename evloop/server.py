@@ -244,17 +244,19 @@ class Server:
             connection.open()
         except OSError as error:
             self._forget(connection, error)
-            return
-        if self.stopping:
-            connection.drain()
 
     def _refuse(self, sock: socket.socket, address: Any, limit: str, number: int) -> None:
         self.stats.limits[limit] += 1
         self.loop.log_limited(WARNING, "connection %s refused: %s limit %d", peer_text(address), limit, number)
+        try:
+            text = self._refusal(limit, number)
+        except Exception as error:
+            self.loop.log_exception("the text of a refusal could not be made", error)
+            text = b""
         if len(self._refused) >= _MAX_REFUSALS:
             # No descriptor can be spared until it has read this; that it does is likely, not certain.
             try:
-                sock.send(self._refusal(limit, number))
+                sock.send(text)
                 sock.shutdown(socket.SHUT_WR)
             except OSError:
                 pass
@@ -266,7 +268,7 @@ class Server:
         except OSError:
             return
         self._refused.add(connection)
-        connection.write(self._refusal(limit, number))
+        connection.write(text)
         connection.close()
 
     def _forget_refused(self, connection: Connection, error: Exception | None) -> None:

@@ -43,13 +43,16 @@ def serve(
     """
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
         server = Server(loop, protocol_factory, limits)
-        addresses = server.listen(host, port)
-        prepare(loop, server)
-        if on_listening is None:
-            print("listening on " + ", ".join(addresses), file=sys.stderr, flush=True)
-        else:
-            on_listening(addresses)
-        loop.run()
+        try:
+            addresses = server.listen(host, port)
+            prepare(loop, server)
+            if on_listening is None:
+                print("listening on " + ", ".join(addresses), file=sys.stderr, flush=True)
+            else:
+                on_listening(addresses)
+            loop.run()
+        finally:
+            server.abort()  # nothing is left to abort, unless this ends by an exception
 
 
 def prepare(loop: EventLoop, server: Server) -> None:

@@ -1,13 +1,19 @@
-"""The character-count server: a `Session` for each connection, and a log line for each connect and disconnect."""
+"""The character-count server: a `Session` for each connection, and a log line for each connect and disconnect.
+
+A connection is in the log from its first byte on. Health checks and port scans, which connect and close, are logged at
+DEBUG only: they would be most of the log, and mean nothing.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
 from evloop.charcount.session import DEFAULT_TEMPLATE, LineSession, RawSession, Replies, Session
+from evloop.errors import LimitError
 from evloop.limits import Limits
-from evloop.log import INFO, Logger
+from evloop.log import DEBUG, INFO, Logger
 from evloop.loop import EventLoop
 from evloop.protocol import Protocol
 from evloop.ratelimit import LimitedLogger
@@ -39,8 +45,11 @@ class ServiceSettings:
         self.max_message_bytes = max_message_bytes
         self.limits = Limits() if limits is None else limits
 
-    def session_factory(self) -> Callable[[], Session]:
+    def session_factory(self, limits_hit: Counter[str] | None = None) -> Callable[[], Session]:
         """What makes the session of each connection. They share one table of replies.
+
+        Args:
+            limits_hit: as for the session.
 
         Raises:
             TemplateError: the template can't be used.
@@ -48,7 +57,7 @@ class ServiceSettings:
         line = self.framing == "line"
         replies = Replies(self.template, end="\n" if line else "")
         session_class = LineSession if line else RawSession
-        return partial(session_class, replies, self.max_message_bytes)
+        return partial(session_class, replies, self.max_message_bytes, limits_hit)
 
 
 class CharCountProtocol(Protocol):
@@ -61,10 +70,12 @@ class CharCountProtocol(Protocol):
         self._server = server
 
     def data_handler(self) -> Callable[[bytes], bytes]:
-        return self.session.feed
+        return self._on_first_data if self._server.log.enabled(INFO) else self.session.feed
 
-    def on_connect(self) -> None:
+    def _on_first_data(self, data: bytes) -> bytes:
         self._server.log.log(INFO, "connect %s", self.connection.peer)
+        self.connection.set_data_handler(self.session.feed)
+        return self.session.feed(data)
 
     def on_eof(self) -> bytes:
         return self.session.finish()
@@ -76,10 +87,12 @@ class CharCountProtocol(Protocol):
         connection = self.connection
         self._server.messages += self.session.messages
         self._server.errors += self.session.errors
-        if not self._server.log.enabled(INFO):
+        is_probe = not connection.bytes_received and not isinstance(error, LimitError)
+        level = DEBUG if is_probe else INFO
+        if not self._server.log.enabled(level):
             return
         self._server.log.log(
-            INFO,
+            level,
             "disconnect %s messages=%d errors=%d received=%d sent=%d seconds=%.3f%s",
             connection.peer,
             self.session.messages,
@@ -113,12 +126,12 @@ class CharCountServer(Server):
 
     def __init__(self, loop: EventLoop, settings: ServiceSettings | None = None) -> None:
         settings = ServiceSettings() if settings is None else settings
-        new_session = settings.session_factory()
         self.messages = 0
         self.errors = 0
         self.log = LimitedLogger(Logger("charcount"), loop.clock, call_later=loop.call_later)
         protocol_class = RawCharCountProtocol if settings.framing == "raw" else CharCountProtocol
         super().__init__(loop, lambda: protocol_class(new_session(), self), settings.limits)
+        new_session = settings.session_factory(self.stats.limits)
 
     def message_totals(self) -> tuple[int, int]:
         """Messages answered since the start, and how many of them with an error; open connections included."""

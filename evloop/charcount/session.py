@@ -21,6 +21,10 @@ import sys
 
 from evloop.charcount.counting import Utf8Counter
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from collections import Counter
+
 DEFAULT_TEMPLATE = "{count}"
 CLASSIC_TEMPLATE = "Jumlah karakter: {count}"
 
@@ -85,20 +89,24 @@ class LineSession:
     Args:
         replies: the reply to each count; sessions share it.
         limit_bytes: the longest message that is counted; None for any length.
+        limits_hit: where it is counted, under ``max-message``, that one was longer; sessions may share it.
 
     Attributes:
         messages: how many messages have been answered, errors included.
         errors: how many of them with an error.
     """
 
-    __slots__ = ("_counter", "_ends_in_cr", "_limit", "_ready", "_replies", "errors", "messages")
+    __slots__ = ("_counter", "_ends_in_cr", "_limit", "_limits_hit", "_ready", "_replies", "errors", "messages")
 
-    def __init__(self, replies: Replies, limit_bytes: int | None = None) -> None:
+    def __init__(
+        self, replies: Replies, limit_bytes: int | None = None, limits_hit: Counter[str] | None = None
+    ) -> None:
         self.messages = 0
         self.errors = 0
         self._replies = replies
         self._ready = replies.ready
         self._limit = sys.maxsize if limit_bytes is None else limit_bytes
+        self._limits_hit = limits_hit
         self._counter: Utf8Counter | None = None  # of the message that has begun
         self._ends_in_cr = False  # what has come of it ends in a CR, which the counter has not been given
 
@@ -209,6 +217,8 @@ class LineSession:
         self.messages += 1
         if counter.size > self._limit:
             self.errors += 1
+            if self._limits_hit is not None:
+                self._limits_hit["max-message"] += 1
             return b"ERR too-long limit %d\n" % self._limit
         if counter.invalid_at is not None:
             self.errors += 1
@@ -223,13 +233,16 @@ class RawSession:
     else is not answered yet. Arguments and attributes are those of `LineSession`.
     """
 
-    __slots__ = ("_carry", "_limit", "_replies", "errors", "messages")
+    __slots__ = ("_carry", "_limit", "_limits_hit", "_replies", "errors", "messages")
 
-    def __init__(self, replies: Replies, limit_bytes: int | None = None) -> None:
+    def __init__(
+        self, replies: Replies, limit_bytes: int | None = None, limits_hit: Counter[str] | None = None
+    ) -> None:
         self.messages = 0
         self.errors = 0
         self._replies = replies
         self._limit = sys.maxsize if limit_bytes is None else limit_bytes
+        self._limits_hit = limits_hit
         self._carry = b""
 
     def message_in_progress(self) -> int | None:
@@ -247,6 +260,8 @@ class RawSession:
     def _answer(self, message: bytes, final: bool) -> bytes:
         self._carry = b""
         if len(message) > self._limit:
+            if self._limits_hit is not None:
+                self._limits_hit["max-message"] += 1
             return self._error(b"ERR too-long limit %d" % self._limit)
         counter = Utf8Counter()
         counter.feed(message)

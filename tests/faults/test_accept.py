@@ -115,6 +115,21 @@ def test_02_accept_errors_of_one_connection_are_like_eagain(name, loop):
     accepted[0].close()
 
 
+@pytest.mark.parametrize("name", ["EINVAL", "EIO"])
+def test_02_accept_errors_that_nobody_expects_end_neither_the_loop_nor_the_listener(name, loop, logged, monkeypatch):
+    monkeypatch.setattr(evloop.listener, "EXHAUSTED_PAUSE_S", 0.03)
+    logged.expect("cannot accept on")
+    faulty = FaultyListener(errno.__dict__[name], times=2)
+    accepted: list[socket.socket] = []
+    listener = Listener(loop, faulty, 10, lambda sock, address: accepted.append(sock))
+    with Client(faulty.getsockname()):
+        run_until(loop, lambda: listener.resting)
+        run_until(loop, lambda: accepted)
+    assert (listener.accept_errors, listener.exhausted, faulty.accepts) == (2, 0, 4)
+    listener.close()
+    accepted[0].close()
+
+
 # ---------------------------------------------------------------------- 3
 
 
@@ -306,7 +321,7 @@ def test_06_backlog_is_configurable(spawn):
 
 
 def test_07_connect_and_close_probes_leave_no_trace(spawn):
-    process = spawn("--log-level", "warning")
+    process = spawn()
     said_at_start = process.log
     for number in range(100):
         probe = process.connect()
@@ -314,9 +329,13 @@ def test_07_connect_and_close_probes_leave_no_trace(spawn):
             probe.close()
         else:
             probe.reset()
-    assert process.connect().ask(b"abc\n", 2) == b"3\n"
+    client = process.connect()
+    assert client.ask(b"abc\n", 2) == b"3\n"
+    process.wait_for_log("INFO connect ")
     wait_until(lambda: len(process.psutil.net_connections()) <= 2, "probes are gone")
-    assert process.log == said_at_start
+    (line,) = process.log.removeprefix(said_at_start).splitlines()
+    host, port = client.socket.getsockname()
+    assert line.endswith(f"INFO connect {host}:{port}")
 
 
 def test_07_connect_and_close_probes_are_counted(start):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 import threading
@@ -191,6 +192,8 @@ def test_11_message_over_the_limit_bounded_memory_and_next_in_sync(spawn):
     assert client.receive_line() == b"4\n"
     client.close()
     server.wait_for_log("messages=5 errors=2 received=64002013 sent=")
+    server.signal(signal.SIGUSR1)
+    server.wait_for_log("max-message 2")
 
 
 def test_11_message_of_any_length_takes_no_memory(spawn):

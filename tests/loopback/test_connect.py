@@ -162,6 +162,20 @@ def test_cancel_before_it_began(loop, listener):
         listener.accept()
 
 
+def test_cancel_when_the_error_is_about_to_be_told(loop, listener):
+    class Unusable(recorder()):
+        def data_handler(self):
+            loop.call_soon(attempt.cancel)  # before the call that tells the error is queued
+            loop.call_later(0, over.append, 1)
+            raise OSError("not today")
+
+    over = []
+    protocol = Unusable()
+    attempt = loop.connect(protocol, *listener.getsockname())
+    run_until(loop, lambda: over)
+    assert protocol.events == []
+
+
 def test_cancel_after_it_is_open_changes_nothing(loop, listener):
     protocol = recorder()()
     attempt = loop.connect(protocol, *listener.getsockname(), timeout_s=0.02)

@@ -89,6 +89,18 @@ def test_nothing_is_delivered_after_close(start):
     assert seen == [b"one", b"quit"]
 
 
+def test_overlong_lines_are_counted_as_a_limit(start):
+    class Short(LineProtocol):
+        max_line_bytes = 3
+
+        def on_line(self, line: bytes) -> bytes:
+            return b"done"
+
+    server = start(Short)
+    assert server.connect().ask(b"four\nfive!\nend\n", 4) == b"done"
+    assert server.limit_hits("max-line") == 2
+
+
 def test_writes_and_returned_replies_keep_their_order(start):
     class Both(LineProtocol):
         def on_line(self, line: bytes) -> bytes:

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from evloop import Limits, ListenError, Protocol, Server
+from evloop import Limits, ListenError, Protocol, Server, serve
 from harness import Client, RunningServer, small_limits, wait_until
 
 
@@ -219,6 +219,21 @@ def test_the_text_of_a_refusal_is_the_server_s(start, logged):
     assert server.connect().receive_rest() == b"too-many-connections/1"
 
 
+def test_a_refusal_that_raises_costs_only_its_text(start, logged):
+    logged.expect("refused")
+    logged.expect("the text of a refusal could not be made")
+
+    def make(loop):
+        return Server(loop, Echo, small_limits(max_connections=1), refusal=lambda limit, number: b"%d" % limit)
+
+    server = start(make_server=make)
+    client = server.connect()
+    assert client.ask(b"x", 1) == b"x"
+    assert server.connect().receive_rest() == b""
+    assert client.ask(b"y", 1) == b"y"
+    assert server.limit_hits("too-many-connections") == 1
+
+
 def test_more_connections_than_descriptors_allow_are_lowered_with_a_warning(start, logged, monkeypatch):
     resource = pytest.importorskip("resource")
     logged.expect("at most 968 connections, not 5000: the descriptor limit allows no more")
@@ -271,3 +286,17 @@ def test_a_server_can_be_closed_with_clients_in_every_state(selector):
         flooded = server.connect(receive_buffer=4096)
         flooded.send_until_full()
         server.connect().half_close()
+
+
+def test_serve_gives_everything_back_when_it_fails():
+    addresses = []
+
+    def fails(listening):
+        addresses.extend(listening)
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        serve(Echo, on_listening=fails)
+    host, _, port = addresses[0].rpartition(":")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))

@@ -26,6 +26,7 @@ ORDER = [
     "evloop.protocol",
     "evloop.state",
     "evloop.descriptors",
+    "evloop.linger",
     "evloop.connection",
     "evloop.connector",
     "evloop.portowner",

@@ -1,0 +1,68 @@
+"""The last moments of a connection that has said all it had to say.
+
+Closing a socket that still has unread input makes the kernel send a reset, and a reset makes the peer's kernel throw
+away what it has not handed to its program yet: our last reply, typically the one that said what was wrong. So after our
+FIN we read and drop what comes, until the peer says FIN as well. It may never do so, or never cease to send: both are
+bounded.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from evloop.errors import RETRY
+from evloop.limits import Limits
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from evloop.loop import EventLoop
+
+_DROP_BYTES = 65536
+
+
+class Linger:
+    """Says FIN on a socket, then drops what it receives until the peer has said FIN, too. The socket is not owned.
+
+    Args:
+        loop: the loop it lives in.
+        sock: a connected socket on which all has been sent.
+        limits: bound the time and the bytes.
+        on_over: called once, with the limit that ended it or None. Not called after `cancel`.
+
+    Attributes:
+        dropped_bytes: how much was dropped so far.
+
+    Raises:
+        OSError: the peer was faster: the socket is connected no more.
+    """
+
+    __slots__ = ("_limits", "_on_over", "_socket", "_timer", "dropped_bytes")
+
+    def __init__(
+        self, loop: EventLoop, sock: socket.socket, limits: Limits, on_over: Callable[[str | None], object]
+    ) -> None:
+        self.dropped_bytes = 0
+        self._socket = sock
+        self._limits = limits
+        self._on_over = on_over
+        sock.shutdown(socket.SHUT_WR)
+        self._timer = loop.call_later(limits.linger_timeout_s, on_over, "linger-timeout")
+
+    def handle_readable(self) -> None:
+        """What to do when the socket is readable."""
+        try:
+            data = self._socket.recv(_DROP_BYTES)
+        except OSError as error:
+            if error.errno not in RETRY:
+                self._on_over(None)  # a reset, after all that we had to say was said
+            return
+        self.dropped_bytes += len(data)
+        if not data:
+            self._on_over(None)
+        elif self.dropped_bytes > self._limits.linger_bytes:
+            self._on_over("linger-bytes")
+
+    def cancel(self) -> None:
+        """It is over, for this or another reason."""
+        self._timer.cancel()
