@@ -91,7 +91,8 @@ def list_everything() -> None:
 
 def participants(scenario: Scenario, chosen: Sequence[str] | None) -> list[Peer]:
     """Who runs in a scenario: those asked for, else the scenario's own choice, as far as they can run here."""
-    names = chosen or scenario.servers or list(PEERS)
+    everybody = [peer.name for peer in PEERS.values() if not peer.only_in or scenario.name in peer.only_in]
+    names = chosen or scenario.servers or everybody
     return [PEERS[name] for name in names if PEERS[name].missing() is None]
 
 

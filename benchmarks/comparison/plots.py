@@ -20,7 +20,7 @@ from benchmarks.comparison.results import Results
 from benchmarks.comparison.scenarios import SCENARIOS
 from benchmarks.peers.registry import PEERS
 
-_COLOURS = {"ours": "#d1495b", "tuned": "#30638e", "idiomatic": "#8a8d91", "native": "#222222"}
+_COLOURS = {"ours": "#d1495b", "tuned": "#30638e", "idiomatic": "#8a8d91", "floor": "#6a994e", "native": "#222222"}
 _LINE_COLOURS = {
     "evloop": "#d1495b",
     "c-epoll": "#222222",

@@ -21,6 +21,7 @@ KINDS = {
     "ours": "this project's server, with all its limits, time-outs and counters on",
     "tuned": "runs this project's own counting session: only the loop differs",
     "idiomatic": "what a user of that library would write",
+    "floor": "the least loop that CPython can run, with that session; no server, but the limit of pure Python",
     "native": "the same service written in C: the practical limit",
 }
 
@@ -36,6 +37,7 @@ class Peer:
         requires: the Python package it needs, or ``"node"``, or ``"cc"``; empty for nothing.
         answers_half_close: also answers an unterminated last message, after the client's end of input.
         reports_invalid: answers invalid UTF-8 with the protocol's error.
+        only_in: the scenarios that it takes part in unless it is asked for; empty for all.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Peer:
     requires: str = ""
     answers_half_close: bool = True
     reports_invalid: bool = True
+    only_in: tuple[str, ...] = ()
 
     def missing(self) -> str | None:
         """Why it can't run here, or None."""
@@ -66,8 +69,8 @@ class Peer:
         return f"Python {sys.version.split()[0]}"
 
 
-def _module(name: str) -> Callable[[], list[str]]:
-    return lambda: [sys.executable, "-m", f"benchmarks.peers.{name}", "0"]
+def _module(name: str, *arguments: str) -> Callable[[], list[str]]:
+    return lambda: [sys.executable, "-m", f"benchmarks.peers.{name}", "0", *arguments]
 
 
 def _evloop() -> list[str]:
@@ -80,12 +83,15 @@ def _evloop() -> list[str]:
 
 
 OURS = "evloop"
+_FLOOR_IN = ("inflight-1", "inflight-16", "inflight-256", "churn")
 
 PEERS = {
     peer.name: peer
     for peer in (
         Peer(OURS, "ours", _evloop),
         Peer("c-epoll", "native", lambda: [str(native.build(_HERE / "c_epoll.c")), "0"], "cc"),
+        Peer("python-floor", "floor", _module("python_floor"), only_in=_FLOOR_IN),
+        Peer("python-floor-et", "floor", _module("python_floor", "edge-triggered"), only_in=_FLOOR_IN),
         Peer("uvloop-protocol", "tuned", _module("uvloop_protocol"), "uvloop"),
         Peer("asyncio-protocol", "tuned", _module("asyncio_protocol")),
         Peer("twisted", "tuned", _module("twisted_protocol"), "twisted"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import socket
 import sys
 import threading
@@ -81,6 +83,18 @@ def test_an_unterminated_last_message_is_answered(peer: Peer, client: socket.soc
     client.shutdown(socket.SHUT_WR)
     expected = b"3\n4\n" if peer.answers_half_close else b"3\n"
     assert read_exactly(client, 100) == expected
+
+
+def test_an_end_that_is_there_together_with_data_is_seen(server: RunningServer, client: socket.socket) -> None:
+    client.sendall(b"sync\n")
+    assert read_exactly(client, 2) == b"4\n"
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        client.sendall(b"one\n")
+        client.shutdown(socket.SHUT_WR)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert read_exactly(client, 100) == b"3\n"
 
 
 def test_invalid_text_gets_the_same_error_from_those_that_check_it(peer: Peer, client: socket.socket) -> None:

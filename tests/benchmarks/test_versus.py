@@ -24,6 +24,7 @@ from benchmarks.comparison.runner import RunError, figures, measure_memory, memo
 from benchmarks.comparison.scenarios import GROWTHS, SCENARIOS
 from benchmarks.comparison.statistics import estimate, paired_ratio
 from benchmarks.peers.registry import OURS, PEERS, ROOT
+from benchmarks.versus import participants
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
 VERSUS = [sys.executable, str(ROOT / "benchmarks" / "versus.py")]
@@ -183,6 +184,16 @@ def test_scenarios_name_servers_and_scenarios_that_exist() -> None:
     for growth in GROWTHS:
         assert {growth.scenario, growth.base} <= set(SCENARIOS)
         assert SCENARIOS[growth.scenario].family == SCENARIOS[growth.base].family
+
+
+def test_the_floor_takes_part_where_a_loop_is_measured_and_wherever_it_is_asked_for() -> None:
+    def with_floor(chosen: list[str] | None) -> set[str]:
+        return {name for name, scenario in SCENARIOS.items() if floor in participants(scenario, chosen)}
+
+    floor = PEERS["python-floor"]
+    assert with_floor(None) == {"inflight-1", "inflight-16", "inflight-256", "churn"}
+    assert with_floor(["python-floor"]) == set(SCENARIOS)
+    assert all(set(peer.only_in) <= set(SCENARIOS) for peer in PEERS.values())
 
 
 # ---------------------------------------------------------------------- memory
