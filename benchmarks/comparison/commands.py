@@ -15,10 +15,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.comparison.payload import make_texts
 from benchmarks.comparison.runner import RunError, cores, pinned_to, running
+from benchmarks.comparison.scenarios import HUGE_TEXTS
 from benchmarks.peers.registry import OURS, PEERS, ROOT
 
 Figures = dict[str, dict[str, float]]
@@ -48,14 +50,54 @@ def startup(directory: Path) -> Figures:
     return {name: {"wall_ms": min(times)} for name, times in found.items()}
 
 
-def huge_ascii(directory: Path) -> Figures:
-    """One message of 1 GiB of ASCII, beside ``wc -m`` on the same bytes."""
-    return _huge(directory, "ascii")
+def huge(text_kind: str, directory: Path) -> Figures:
+    """One message of 1 GiB, beside ``wc -m`` on the same bytes.
 
-
-def huge_mixed(directory: Path) -> Figures:
-    """One message of 1 GiB of mixed text, beside ``wc -m`` on the same bytes."""
-    return _huge(directory, "mixed")
+    Both read on a core of their own; the bytes come from memory, through a socket and through a pipe.
+    """
+    text = "".join(make_texts(text_kind, 8192, 256))
+    block = text.encode()[:_BLOCK_BYTES].decode(errors="ignore").encode()
+    repeats = _HUGE_BYTES // len(block)
+    characters = len(block.decode()) * repeats
+    found: Figures = {}
+    with running(PEERS[OURS]) as server:
+        before = _peak_kib(server.pid)
+        cpu = _process_cpu_ms(server.pid)
+        start = time.perf_counter()
+        # The sender is a process of its own, so that it can have the other core.
+        sender = subprocess.run(
+            [sys.executable, "-c", _SENDER, str(server.port), str(repeats)],
+            input=block,
+            stdout=subprocess.PIPE,
+            preexec_fn=pinned_to(cores()[1]),
+            timeout=300,
+        )
+        wall_ms = (time.perf_counter() - start) * 1000
+        if sender.stdout != b"%d\n" % characters:
+            raise RunError(f"wrong reply: expected {characters}, got {sender.stdout[:40]!r}")
+        found[OURS] = {
+            "cpu_ms": _process_cpu_ms(server.pid) - cpu,
+            "wall_ms": wall_ms,
+            "growth_kib": _peak_kib(server.pid) - before,
+        }
+    if shutil.which("wc"):
+        # A pipe and not a file: a gibibyte on disk would measure the disk, and not everyone has it to spare in memory.
+        feeder = subprocess.Popen(
+            [sys.executable, "-c", _FEEDER, str(repeats)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            preexec_fn=pinned_to(cores()[1]),
+        )
+        assert feeder.stdin is not None
+        assert feeder.stdout is not None
+        with feeder, tempfile.TemporaryFile() as output:
+            feeder.stdin.write(block)
+            feeder.stdin.close()
+            found[WC] = _run(["wc", "-m"], cores()[0], stdin=feeder.stdout, stdout=output)
+            output.seek(0)
+            if int(output.read()) != characters:
+                raise RunError("wc -m counted something else")
+    return found
 
 
 def client_lines(directory: Path) -> Figures:
@@ -73,8 +115,7 @@ def client_lines(directory: Path) -> Figures:
 
 COMMANDS: dict[str, Callable[[Path], Figures]] = {
     "startup": startup,
-    "huge-ascii": huge_ascii,
-    "huge-mixed": huge_mixed,
+    **{f"huge-{text}": partial(huge, text) for text in HUGE_TEXTS},
     "client-lines": client_lines,
 }
 
@@ -131,53 +172,6 @@ def _cpu_ms(usage: resource.struct_rusage) -> float:
 
 def _utf8_environment() -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C.UTF-8"}
-
-
-def _huge(directory: Path, kind: str) -> Figures:
-    """Both read from a core of their own; the bytes come from memory, through a socket and through a file."""
-    text = "".join(make_texts(kind, 8192, 256))
-    block = text.encode()[:_BLOCK_BYTES].decode(errors="ignore").encode()
-    repeats = _HUGE_BYTES // len(block)
-    characters = len(block.decode()) * repeats
-    found: Figures = {}
-    with running(PEERS[OURS]) as server:
-        before = _peak_kib(server.pid)
-        cpu = _process_cpu_ms(server.pid)
-        start = time.perf_counter()
-        # The sender is a process of its own, so that it can have the other core.
-        sender = subprocess.run(
-            [sys.executable, "-c", _SENDER, str(server.port), str(repeats)],
-            input=block,
-            stdout=subprocess.PIPE,
-            preexec_fn=pinned_to(cores()[1]),
-            timeout=300,
-        )
-        wall_ms = (time.perf_counter() - start) * 1000
-        if sender.stdout != b"%d\n" % characters:
-            raise RunError(f"wrong reply: expected {characters}, got {sender.stdout[:40]!r}")
-        found[OURS] = {
-            "cpu_ms": _process_cpu_ms(server.pid) - cpu,
-            "wall_ms": wall_ms,
-            "growth_kib": _peak_kib(server.pid) - before,
-        }
-    if shutil.which("wc"):
-        # A pipe and not a file: a gibibyte on disk would measure the disk, and not everyone has it to spare in memory.
-        feeder = subprocess.Popen(
-            [sys.executable, "-c", _FEEDER, str(repeats)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            preexec_fn=pinned_to(cores()[1]),
-        )
-        assert feeder.stdin is not None
-        assert feeder.stdout is not None
-        with feeder, tempfile.TemporaryFile() as output:
-            feeder.stdin.write(block)
-            feeder.stdin.close()
-            found[WC] = _run(["wc", "-m"], cores()[0], stdin=feeder.stdout, stdout=output)
-            output.seek(0)
-            if int(output.read()) != characters:
-                raise RunError("wc -m counted something else")
-    return found
 
 
 _SENDER = """

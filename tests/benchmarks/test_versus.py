@@ -18,6 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.comparison import native, report
+from benchmarks.comparison.commands import COMMANDS
 from benchmarks.comparison.payload import ALPHABETS, make_texts, write_payload
 from benchmarks.comparison.results import Results
 from benchmarks.comparison.runner import RunError, figures, measure_memory, memory_bytes, running, settled
@@ -181,6 +182,7 @@ def test_results_survive_the_file(results: Results) -> None:
 def test_scenarios_name_servers_and_scenarios_that_exist() -> None:
     for scenario in SCENARIOS.values():
         assert set(scenario.servers or ()) <= set(PEERS)
+    assert set(COMMANDS) == {name for name, scenario in SCENARIOS.items() if scenario.mode == "command"}
     for growth in GROWTHS:
         assert {growth.scenario, growth.base} <= set(SCENARIOS)
         assert SCENARIOS[growth.scenario].family == SCENARIOS[growth.base].family
