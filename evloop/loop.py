@@ -329,6 +329,10 @@ class EventLoop:
         returns. A name is looked up at once, which blocks; pass an address to avoid it. If it has several
         addresses they are tried in turn, each for ``timeout_s``.
 
+        Args:
+            limits: its sizes bound the connection. Its time-outs don't, they are for a server's clients: an owner of an
+                outgoing connection knows better what to wait for, and uses `call_later`.
+
         Returns:
             the attempt, which can be cancelled.
         """
