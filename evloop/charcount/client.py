@@ -10,7 +10,6 @@ else here is built on it, with a bounded number of messages in flight.
 
 from __future__ import annotations
 
-import contextlib
 import selectors
 import socket
 from collections import deque
@@ -65,7 +64,7 @@ def open_socket(host: str, port: int, timeout_s: float) -> socket.socket:
     """
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        sock = socket.create_connection((host, port), timeout=timeout_s)
+        sock = socket.create_connection((_encode_host(host), port), timeout=timeout_s)  # type: ignore[arg-type]
     except TimeoutError:
         raise ClientTimeoutError(f"cannot connect to {target}: no answer in {timeout_s:g} s") from None
     except ConnectionRefusedError:
@@ -77,6 +76,15 @@ def open_socket(host: str, port: int, timeout_s: float) -> socket.socket:
         raise ConnectError(f"cannot connect to {target}: {error.strerror or error}") from None
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
+
+
+def _encode_host(host: str) -> str | bytes:
+    """The host as `socket.getaddrinfo` takes it, in bytes where they are the same in IDNA.
+
+    For a str it loads the IDNA codec, which takes longer than to connect and get an answer.
+    """
+    plain = host.isascii() and all(0 < len(label) < 64 for label in host.split("."))
+    return host.encode() if plain else host
 
 
 class Wire:
@@ -237,7 +245,8 @@ class CharCountClient:
             RuntimeError: another `count_many` of this client has not ended.
             ValueError, ReplyError, ConnectionLostError, ClientTimeoutError: as for `count`.
         """
-        with contextlib.closing(self.replies(map(encode_message, texts))) as replies:
+        replies = self.replies(map(encode_message, texts))
+        try:
             for index, reply in enumerate(replies):
                 if reply.startswith(b"ERR "):
                     raise ReplyError(reply.decode("utf-8", "replace"), index)
@@ -246,6 +255,8 @@ class CharCountClient:
                 except ValueError:
                     raise ReplyError(reply.decode("utf-8", "replace"), index) from None
                 yield count
+        finally:
+            replies.close()
 
     def replies(self, messages: Iterable[bytes]) -> Generator[bytes, None, None]:
         """Like `count_many`, but takes messages with their LF and yields each reply line as it came, errors too."""
@@ -272,10 +283,12 @@ class CharCountClient:
         except (Exception, GeneratorExit):
             # Of the source, of the connection, which is closed then, or the caller has enough. That is what matters,
             # and not what goes wrong while the rest is awaited.
-            with contextlib.suppress(EvloopError):
+            try:
                 while due and not self._wire.closed:
                     self._next_reply()
                     due -= 1
+            except EvloopError:
+                pass
             raise
         except BaseException:
             self.close()  # an interrupt: no time to wait for what is due

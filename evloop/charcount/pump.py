@@ -14,7 +14,6 @@ be silent for as long as it likes.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
 import time
@@ -64,9 +63,11 @@ class Pump:
             ClientTimeoutError: it did nothing for ``timeout_s``, though it was its turn.
             InputError: the source can't be read.
         """
-        with contextlib.closing(self._selector):
+        try:
             while not self._server_ended:
                 self._run_pass()
+        finally:
+            self._selector.close()
         if self._partial:
             self._on_replies(self._partial + b"\n", self._answered + 1)
         if not self._source_ended or self._unsent or self._answered < self._sent:

@@ -1,17 +1,14 @@
-"""What the server's process weighs: long messages, idle connections, what it imports."""
+"""What the server's process weighs: long messages, idle connections."""
 
 from __future__ import annotations
 
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from faults.processes import Process
-from harness import DEADLINE_S, Client, wait_until
-from process.clients import ROOT
+from harness import Client, wait_until
 
 MIB = 1024 * 1024
 
@@ -102,29 +99,3 @@ def test_memory_comes_back_when_connections_end(spawn, many_descriptors):
     for _ in range(4):
         after_five = storm()
     assert after_five - after_one < MIB
-
-
-# ---------------------------------------------------------------------- the way to the first reply
-
-
-@pytest.mark.parametrize("command", ["server", "client"])
-def test_nothing_heavy_is_imported(command):
-    """What takes longer to import than to run would be paid at each start."""
-    program = f"import sys, evloop.charcount.cli.{command} as c; c.make_parser().format_help(); print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=True
-    )
-    loaded = set(done.stdout.decode().split())
-    heavy = {
-        "asyncio",
-        "ssl",
-        "http",
-        "email",
-        "urllib",
-        "concurrent",
-        "multiprocessing",
-        "subprocess",
-        "typing_extensions",
-    }
-    assert loaded & heavy == set()
-    assert "readline" not in loaded  # only for a terminal

@@ -6,7 +6,6 @@ stdout carries replies and nothing else, one a line; whatever else there is to s
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import socket
 import sys
@@ -127,8 +126,10 @@ def terminal_lines() -> Iterator[str]:
     editing = sys.stdout is not None and sys.stdout.isatty()
     asks = sys.stderr is not None and sys.stderr.isatty()
     if editing:
-        with contextlib.suppress(ImportError):
+        try:
             import readline  # noqa: F401  (gives input() its line editing)
+        except ImportError:
+            pass
     while True:
         try:
             if editing:
@@ -234,8 +235,10 @@ def run(args: argparse.Namespace, messages: list[bytes], output: Output) -> None
                 converse(client, output)
     else:
         wire = Wire(open_socket(args.host, args.port, args.timeout), args.timeout)
-        with contextlib.closing(wire):
+        try:
             Pump(wire, sys.stdin.fileno(), output.reply_lines, args.timeout).run()
+        finally:
+            wire.close()
 
 
 def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:

@@ -1,0 +1,81 @@
+"""What the commands import on the way to the first answer: what takes long to import is paid at each start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from faults.processes import Process
+from harness import DEADLINE_S
+from process.clients import CLIENT
+
+# -S: what a virtual environment loads for its own sake is none of our doing.
+PYTHON_OPTIONS = ("-S", "-X", "importtime")
+
+# Among them are those that are easily taken on again: by a decorator, by a helper of two lines.
+SLOW = {
+    "asyncio",
+    "concurrent",
+    "contextlib",
+    "copy",
+    "dataclasses",
+    "datetime",
+    "email",
+    "http",
+    "importlib.metadata",
+    "importlib.resources",
+    "inspect",
+    "ipaddress",
+    "json",
+    "logging",
+    "multiprocessing",
+    "pathlib",
+    "platform",
+    "random",
+    "readline",
+    "shlex",
+    "shutil",
+    "ssl",
+    "string",
+    "subprocess",
+    "tempfile",
+    "textwrap",
+    "threading",
+    "traceback",
+    "typing",
+    "unittest",
+    "urllib",
+    "uuid",
+}
+
+
+def imported(stderr: str) -> set[str]:
+    """The modules that ``-X importtime`` has listed."""
+    lines = [line for line in stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_client(spawn, host):
+    port = spawn("--host", host).address[1]
+    done = subprocess.run(
+        [sys.executable, *PYTHON_OPTIONS, CLIENT, "--host", host, "--port", str(port), "hello"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    )
+    assert done.stdout == "5\n"
+    modules = imported(done.stderr)
+    assert {"argparse", "socket", "evloop.charcount.client"} <= modules
+    assert modules & {*SLOW, "encodings.idna", "evloop.loop", "evloop.connection"} == set()
+
+
+def test_server(spawn):
+    """Until it says that it listens; after the first answer it loads what it logs with."""
+    server: Process = spawn(python_options=PYTHON_OPTIONS)
+    modules = imported(server.log.partition("listening on")[0])
+    assert {"argparse", "socket", "evloop.charcount.server", "evloop.loop"} <= modules
+    assert modules & SLOW == set()
