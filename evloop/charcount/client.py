@@ -17,7 +17,6 @@ from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 
 from evloop.errors import ConnectError, EvloopError
-from evloop.framing import LineFramer
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 12345
@@ -27,7 +26,8 @@ _RECV_BYTES = 65536
 # In flight at most, so that memory stays flat: enough to keep both sides busy over a long round trip.
 _WINDOW_BYTES = 65536
 _WINDOW_MESSAGES = 4096
-# A reply is a few bytes; with a template of the server's it may be longer, but not for ever.
+# A reply is a few bytes; with a template of the server's it may be longer, but not for ever. Not less than what is
+# received at once.
 _MAX_REPLY_BYTES = 65536
 
 _LOST = "the server closed the connection before it had answered all messages"
@@ -45,6 +45,10 @@ class ReplyError(EvloopError):
         super().__init__(f"message {index + 1}: the server answered {reply!r}")
         self.reply = reply
         self.index = index
+
+
+class ReplyTooLongError(EvloopError):
+    """The server sends no line end where one is long due. What follows can't be understood."""
 
 
 class ConnectionLostError(EvloopError):
@@ -173,6 +177,34 @@ class Wire:
         self._socket.close()
 
 
+class ReplyLines:
+    """Cuts what comes from the server into lines, and holds the beginning of the next one, of bounded length.
+
+    Attributes:
+        unfinished: what has come of the next line.
+    """
+
+    def __init__(self) -> None:
+        self.unfinished = b""
+
+    def feed(self, received: bytes) -> bytes:
+        """The whole lines that end in what was received, with their LFs.
+
+        Raises:
+            ReplyTooLongError: a line is longer than a reply can be, ended or not.
+        """
+        # Only the first line can be too long: the others began and ended in what was received at once.
+        end = received.find(b"\n")
+        if len(self.unfinished) + (len(received) if end < 0 else end) > _MAX_REPLY_BYTES:
+            raise ReplyTooLongError(
+                f"the server sent more than {_MAX_REPLY_BYTES} bytes without a line end: "
+                "is that a charcount-server in line framing?"
+            )
+        whole, newline, rest = (self.unfinished + received).rpartition(b"\n")
+        self.unfinished = rest
+        return whole + newline
+
+
 def encode_message(text: str | bytes) -> bytes:
     """A message as it goes over the wire in line framing.
 
@@ -206,8 +238,8 @@ class CharCountClient:
         self, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> None:
         self._wire = Wire(open_socket(host, port, timeout_s), timeout_s)
-        self._framer = LineFramer(_MAX_REPLY_BYTES)
-        self._received: deque[bytes | None] = deque()  # replies that have come and are not handed out
+        self._reply_lines = ReplyLines()
+        self._received: deque[bytes] = deque()  # replies that have come and are not handed out
         self._in_use = False
 
     def close(self) -> None:
@@ -228,7 +260,7 @@ class CharCountClient:
         Raises:
             ValueError: the message can't be sent in line framing (see `encode_message`).
             ReplyError: the server answered an error.
-            ConnectionLostError, ClientTimeoutError: there was no answer.
+            ConnectionLostError, ClientTimeoutError, ReplyTooLongError: there was no answer. The connection is closed.
         """
         (count,) = self.count_many([text])
         return count
@@ -243,7 +275,7 @@ class CharCountClient:
 
         Raises:
             RuntimeError: another `count_many` of this client has not ended.
-            ValueError, ReplyError, ConnectionLostError, ClientTimeoutError: as for `count`.
+            ValueError, ReplyError, ConnectionLostError, ClientTimeoutError, ReplyTooLongError: as for `count`.
         """
         replies = self.replies(map(encode_message, texts))
         try:
@@ -305,8 +337,7 @@ class CharCountClient:
     def _next_reply(self) -> bytes:
         while not self._received:
             self._exchange(b"")
-        reply = self._received.popleft()
-        return b"ERR overlong-reply" if reply is None else reply
+        return self._received.popleft()
 
     def _exchange(self, data: bytes | memoryview) -> int:
         """Let the wire move, keep the replies that came, and return how much of ``data`` has left."""
@@ -314,11 +345,12 @@ class CharCountClient:
             sent, received = self._wire.exchange(data)
             if not sent and not received:
                 raise ConnectionLostError(_LOST)
+            lines = self._reply_lines.feed(received)
         except BaseException:
             # Cut off in the middle of a message or of a reply: what came next would answer something else.
             self.close()
             raise
-        self._received.extend(self._framer.feed(received))
+        self._received.extend(line.removesuffix(b"\r") for line in lines.split(b"\n")[:-1])
         return sent
 
 

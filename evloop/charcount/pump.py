@@ -6,7 +6,7 @@ The bytes of a file of lines are the wire format already. So blocks are passed o
 looked at; line ends are counted, to know how many replies are due.
 
 At any time there is one block under way: the source is read again when the last one has left. What holds up the output
-holds up everything, and no more than a block and the kernel's buffers is ever in memory.
+holds up everything, and no more than a block, a reply of bounded length and the kernel's buffers is ever in memory.
 
 Waiting is limited only while the server has something to do: answer, take what we send, or close. The source may
 be silent for as long as it likes.
@@ -19,7 +19,7 @@ import selectors
 import time
 from collections.abc import Callable
 
-from evloop.charcount.client import ClientTimeoutError, ConnectionLostError, Wire
+from evloop.charcount.client import ClientTimeoutError, ConnectionLostError, ReplyLines, Wire
 from evloop.errors import EvloopError
 
 _BLOCK_BYTES = 65536
@@ -50,7 +50,7 @@ class Pump:
         self._sent = 0  # messages, counted when they are read
         self._answered = 0
         self._in_line = False  # what was read last does not end in LF
-        self._partial = b""  # of a reply
+        self._reply_lines = ReplyLines()
         self._source_ended = False
         self._server_ended = False
         self._waiting_since: float | None = None
@@ -61,6 +61,7 @@ class Pump:
         Raises:
             ConnectionLostError: the server closed the connection before it had all and answered all.
             ClientTimeoutError: it did nothing for ``timeout_s``, though it was its turn.
+            ReplyTooLongError: it sent a line that is longer than a reply can be.
             InputError: the source can't be read.
         """
         try:
@@ -68,8 +69,8 @@ class Pump:
                 self._run_pass()
         finally:
             self._selector.close()
-        if self._partial:
-            self._on_replies(self._partial + b"\n", self._answered + 1)
+        if self._reply_lines.unfinished:
+            self._on_replies(self._reply_lines.unfinished + b"\n", self._answered + 1)
         if not self._source_ended or self._unsent or self._answered < self._sent:
             raise ConnectionLostError(f"the server closed the connection; messages answered: {self._answered}")
 
@@ -107,15 +108,11 @@ class Pump:
             return False
         if not received:
             self._server_ended = True
-        lines, newline, rest = received.rpartition(b"\n")
-        if newline:
-            lines = self._partial + lines + newline
-            self._partial = rest
+        lines = self._reply_lines.feed(received)
+        if lines:
             first = self._answered + 1
             self._answered += lines.count(b"\n")
             self._on_replies(lines, first)
-        else:
-            self._partial += rest
         return True
 
     def _read(self) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -286,3 +290,64 @@ def test_interrupt(start, port):
     client.send_signal(signal.SIGINT)
     assert client.wait(DEADLINE_S) == 130
     assert client.stderr.read() == b""
+
+
+# ---------------------------------------------------------------------- a server that does not speak line framing
+
+
+@contextlib.contextmanager
+def answering(*pieces: bytes, forever: bool = False) -> Iterator[int]:
+    """The port of a server that answers its one client's first bytes so, the last piece again and again if asked."""
+    listener = listening_socket()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            try:
+                for piece in itertools.chain(pieces, itertools.repeat(pieces[-1]) if forever else []):
+                    connection.sendall(piece)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65_536):
+                    pass
+            except ConnectionError:  # the client has enough
+                pass
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield listener.getsockname()[1]
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive()
+    listener.close()
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "b")], ids=["pipe", "arguments"])
+@pytest.mark.parametrize("size", [1, 4096, 65_536])
+def test_a_reply_that_never_ends_is_an_error(arguments, size):
+    """It is not held until memory is used up, nor waited for."""
+    with answering(b"1\n", b"9" * size, forever=True) as port:
+        done = run_client(port, *arguments, input=b"" if arguments else b"a\nb\n")
+    assert (done.returncode, done.stdout) == (1, b"1\n")
+    assert one_line(done.stderr) == (
+        "charcount-client: the server sent more than 65536 bytes without a line end: "
+        "is that a charcount-server in line framing?"
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "b", "c")], ids=["pipe", "arguments"])
+@pytest.mark.parametrize("cut", [0, 1, 2, 3, 65_535, 65_537, 65_538, 65_539], ids=str)
+def test_the_longest_reply(arguments, cut):
+    """However it comes in pieces."""
+    replies = b"1\n" + b"2" * 65_536 + b"\n3\n"
+    with answering(replies[:cut], replies[cut:]) as port:
+        done = run_client(port, *arguments, input=b"" if arguments else b"a\nb\nc\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, replies, b"")
+
+
+@pytest.mark.parametrize("cut", [0, 3, 65_538], ids=str)
+def test_one_byte_more_than_the_longest_reply(cut):
+    replies = b"1\n" + b"2" * 65_537 + b"\n3\n"
+    with answering(replies[:cut], replies[cut:]) as port:
+        done = run_client(port, input=b"a\nb\nc\n")
+    assert (done.returncode, done.stdout) == (1, b"1\n")
+    assert "more than 65536 bytes without a line end" in one_line(done.stderr)

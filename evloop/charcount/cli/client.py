@@ -19,6 +19,7 @@ from evloop.charcount.client import (
     CharCountClient,
     ClientTimeoutError,
     ConnectionLostError,
+    ReplyTooLongError,
     Wire,
     encode_message,
     open_socket,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 EXIT_OK = 0
-EXIT_SERVER_ERROR = 1  # or stdout can't be written
+EXIT_SERVER_ERROR = 1  # or what it sent is no reply, or stdout can't be written
 EXIT_CANNOT_CONNECT = 3
 EXIT_TIMEOUT = 4
 EXIT_INTERRUPTED = 130
@@ -195,9 +196,9 @@ def make_parser() -> argparse.ArgumentParser:
         "charcount-client",
         usage="[OPTION ...] [TEXT ...]",
         description="Send messages to a charcount-server and show the number of characters of each.",
-        epilog="Without TEXT, each line of input is a message. Exit status: 0 fine, 1 the server answered an error, or "
-        "stdout cannot be written, 2 wrong usage, 3 cannot connect or connection lost, 4 no answer in time, "
-        "130 interrupted.",
+        epilog="Without TEXT, each line of input is a message. Exit status: 0 fine, 1 the server answered an error or "
+        "what is no reply, or stdout cannot be written, 2 wrong usage, 3 cannot connect or connection lost, "
+        "4 no answer in time, 130 interrupted.",
     )
     parser.add_argument("text", nargs="*", metavar="TEXT", help="a message (put -- before one that begins with -)")
     parser.add_argument("--host", default=DEFAULT_HOST, help="the server's name or address (default: %(default)s)")
@@ -299,6 +300,6 @@ def exit_status(error: EvloopError) -> int:
         return EXIT_TIMEOUT
     if isinstance(error, InputError):
         return EXIT_USAGE
-    if isinstance(error, OutputError):
+    if isinstance(error, OutputError | ReplyTooLongError):
         return EXIT_SERVER_ERROR
     return EXIT_CANNOT_CONNECT
