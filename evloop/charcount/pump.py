@@ -26,7 +26,10 @@ _BLOCK_BYTES = 65536
 
 
 class InputError(EvloopError):
-    """The source can't be read. The text says why."""
+    """The source, stdin, can't be read. The text says why."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"cannot read stdin: {error.strerror or error}")
 
 
 class Pump:
@@ -121,7 +124,7 @@ class Pump:
         except BlockingIOError:  # another process shares the source and was faster
             return
         except OSError as error:
-            raise InputError(f"cannot read stdin: {error.strerror or error}") from None
+            raise InputError(error) from None
         if block:
             self._unsent = memoryview(block)
             self._sent += block.count(b"\n")

@@ -91,7 +91,8 @@ def test_reply_template_of_the_server_is_shown_as_it_is(spawn):
         (["two\nlines"], "TEXT 1: a message cannot contain a line break (LF), which ends a message"),
         (["fine", "ends in CR\r"], "TEXT 2: a message cannot end in CR, which counts as part of the line break"),
         (["-x"], "unrecognized arguments: -x (put -- before a TEXT that begins with -)"),
-        (["--timeout", "0"], "argument --timeout: give more than 0 seconds"),
+        (["--timeout", "0"], "argument --timeout: give more than 0 seconds, and not more than 1000000"),
+        (["--timeout", "1000001"], "argument --timeout: give more than 0 seconds, and not more than 1000000"),
         (["--timeout", "long"], "argument --timeout: 'long' is not a number of seconds"),
         (["--port", "0"], "argument -p/--port: give the port the server listens on"),
         (["--port", "many"], "argument -p/--port: 'many' is not a port: give a number from 0 to 65535"),
@@ -212,11 +213,26 @@ def test_stdout_that_cannot_be_written_is_one_line(port):
     assert one_line(done.stderr) == "charcount-client: cannot write to stdout: No space left on device"
 
 
-def test_stdin_that_cannot_be_read_is_one_line(port):
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", [(), ("--classic",)], ids=str)
+def test_stderr_that_cannot_be_written_changes_no_status(arguments):
+    with listening_socket() as sock:
+        port = sock.getsockname()[1]
+    with open("/dev/full", "wb", buffering=0) as full:
+        done = run_client(port, *arguments, "hello", stderr=full)
+    assert (done.returncode, done.stdout) == (3, b"")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--classic",)], ids=str)
+def test_stdin_that_cannot_be_read_is_one_line(port, arguments):
     with open(os.devnull, "wb") as write_only:
-        done = run_client(port, stdin=write_only)
+        done = run_client(port, *arguments, stdin=write_only)
     assert (done.returncode, done.stdout) == (2, b"")
     assert one_line(done.stderr) == "charcount-client: cannot read stdin: Bad file descriptor"
+
+
+def test_the_longest_timeout(port):
+    assert counts("--timeout", "1000000", "hello", port=port) == [5]
 
 
 def test_host_is_a_name(spawn):

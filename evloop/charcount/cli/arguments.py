@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
 from evloop._version import __version__
 
@@ -51,6 +52,15 @@ class CommandParser(argparse.ArgumentParser):
         """End the process: one line on stderr, exit status 2."""
         origin = "" if self.origin is None else f"{self.origin}: "
         self.exit(EXIT_USAGE, f"{self.prog}: {origin}{one_line(message)}; see {self.prog} --help\n")
+
+
+def say(command: str, text: str) -> None:
+    """One line on stderr, if that can be written: whether someone reads it changes nothing."""
+    if sys.stderr is not None:  # else print would take stdout
+        try:
+            print(f"{command}: {text}", file=sys.stderr, flush=True)
+        except OSError:
+            pass
 
 
 def terminal_columns() -> int:

@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Iterable, Iterator
 
-from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser, port_number, seconds
+from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser, port_number, say, seconds
 from evloop.charcount.client import (
     DEFAULT_HOST,
     DEFAULT_PORT,
@@ -37,9 +37,12 @@ EXIT_CANNOT_CONNECT = 3
 EXIT_TIMEOUT = 4
 EXIT_INTERRUPTED = 130
 
+_COMMAND = "charcount-client"
 _PROMPT = "> "
 # The old client's one recv.
 _CLASSIC_RECV_BYTES = 1024
+# What poll(2) can wait for is about twice that: its milliseconds are an int.
+_LONGEST_TIMEOUT_S = 1_000_000
 
 
 class OutputError(EvloopError):
@@ -47,9 +50,8 @@ class OutputError(EvloopError):
 
 
 def complain(text: str) -> None:
-    """One line on stderr, or nothing if that is closed: stdout is for replies."""
-    if sys.stderr is not None:
-        print(f"charcount-client: {text}", file=sys.stderr, flush=True)
+    """One line on stderr: stdout is for replies."""
+    say(_COMMAND, text)
 
 
 def to_utf8(text: str) -> bytes:
@@ -183,8 +185,11 @@ def typed_messages() -> Iterator[bytes]:
 
 def piped_lines() -> Iterator[bytes]:
     """The lines of stdin, without their LF or CR LF."""
-    for line in sys.stdin.buffer:
-        yield line.removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        for line in sys.stdin.buffer:
+            yield line.removesuffix(b"\n").removesuffix(b"\r")
+    except OSError as error:
+        raise InputError(error) from None
 
 
 # ---------------------------------------------------------------------- the command
@@ -193,7 +198,7 @@ def piped_lines() -> Iterator[bytes]:
 def make_parser() -> argparse.ArgumentParser:
     """The command line of ``charcount-client``."""
     parser = CommandParser(
-        "charcount-client",
+        _COMMAND,
         usage="[OPTION ...] [TEXT ...]",
         description="Send messages to a charcount-server and show the number of characters of each.",
         epilog="Without TEXT, each line of input is a message. Exit status: 0 fine, 1 the server answered an error or "
@@ -249,8 +254,8 @@ def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> ar
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)} (put -- before a TEXT that begins with -)")
     args.text += arguments[end + 1 :]
-    if args.timeout == 0:
-        parser.error("argument --timeout: give more than 0 seconds")
+    if not 0 < args.timeout <= _LONGEST_TIMEOUT_S:
+        parser.error(f"argument --timeout: give more than 0 seconds, and not more than {_LONGEST_TIMEOUT_S}")
     if args.port == 0:
         parser.error("argument -p/--port: give the port the server listens on")
     if not args.text and sys.stdin is None:

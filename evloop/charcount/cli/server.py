@@ -14,6 +14,7 @@ from evloop.charcount.cli.arguments import (
     CommandParser,
     port_number,
     positive_number,
+    say,
     seconds,
     whole_number,
 )
@@ -33,16 +34,8 @@ EXIT_CANNOT_LISTEN = 3
 
 LOG_LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
 
+_COMMAND = "charcount-server"
 _DEFAULTS = Limits()
-
-
-def say(text: str) -> None:
-    """One line on stderr, if that can be written: nobody needs to read it for the server to serve."""
-    if sys.stderr is not None:  # else print would take stdout
-        try:
-            print(f"charcount-server: {text}", file=sys.stderr, flush=True)
-        except OSError:
-            pass
 
 
 def configure_logging(level: int) -> None:
@@ -56,7 +49,7 @@ def configure_logging(level: int) -> None:
 def make_parser() -> CommandParser:
     """The command line of ``charcount-server``."""
     parser = CommandParser(
-        "charcount-server",
+        _COMMAND,
         usage="[OPTION ...]",
         description="Answer each message that clients send with its number of characters.",
         epilog="Each option can be set by a variable as well, --max-message by CHARCOUNT_MAX_MESSAGE and --classic by "
@@ -189,7 +182,7 @@ def print_config(variables: str) -> int:
             sys.stdout.buffer.write(os.fsencode(variables))
             sys.stdout.flush()
         except OSError as error:
-            say(f"cannot write to stdout: {error.strerror or error}")
+            say(_COMMAND, f"cannot write to stdout: {error.strerror or error}")
             return EXIT_ABORTED
     return EXIT_OK
 
@@ -202,13 +195,13 @@ def check_config(args: argparse.Namespace, settings: ServiceSettings) -> int:
     try:
         resolve(args.host, args.port)
     except ListenError as error:
-        say(str(error))
+        say(_COMMAND, str(error))
         return EXIT_CANNOT_LISTEN
     if affordable < wanted:
         raise_it = "raise it (ulimit -n) or lower the number"
-        say(f"the descriptor limit allows {affordable} connections, not {wanted}: {raise_it}")
+        say(_COMMAND, f"the descriptor limit allows {affordable} connections, not {wanted}: {raise_it}")
         return EXIT_USAGE
-    say("the settings are good")
+    say(_COMMAND, "the settings are good")
     return EXIT_OK
 
 
@@ -229,13 +222,13 @@ def main(argv: list[str] | None = None) -> int:
         try:
             addresses = server.listen(args.host, args.port)
         except ListenError as error:
-            say(str(error))
+            say(_COMMAND, str(error))
             return EXIT_CANNOT_LISTEN
         prepare(loop, server)
         # What exists by now lives as long as the process: the collector need never look at it again.
         gc.freeze()
         for address in addresses:
-            say(f"listening on {address}")
+            say(_COMMAND, f"listening on {address}")
         loop.run()
         server.log.flush()
     stats = server.stats
