@@ -28,6 +28,7 @@ from evloop.limits import Limits
 from evloop.protocol import Protocol
 from loadgen.histogram import SUB_BUCKET_BITS, record
 from loadgen.tally import Run
+from loadgen.workload import Turn
 
 clock_ns = time.monotonic_ns
 
@@ -37,6 +38,8 @@ _REFUSAL = b"ERR too-many-connections"
 # still. What an open loop can't send because so much is unsent already is counted as missed.
 GENERATOR_LIMITS = Limits(high_water_bytes=256 << 20, max_unsent_bytes=256 << 20, linger_timeout_s=5.0)
 MAX_UNSENT_BYTES = 1 << 20
+
+_NOT_STEADY: Turn = (b"", b"", None)  # no data that arrives is empty
 
 
 class CheckedClient(Protocol):
@@ -93,7 +96,7 @@ class CheckedClient(Protocol):
 
     # ------------------------------------------------------------------ checking
 
-    def on_data(self, data: bytes) -> None:
+    def on_data(self, data: bytes) -> bytes | None:
         now_ns = clock_ns()
         pool = self._run.pool
         start = self._receive_offset
@@ -106,8 +109,9 @@ class CheckedClient(Protocol):
                 self._receive_offset = end - total if end >= total else end
                 if count:
                     self._answered(count, now_ns)
-                return
+                return None
         self._examine(data, now_ns)
+        return None
 
     def _advance(self, count: int) -> None:
         size = self._run.pool.size
@@ -217,17 +221,19 @@ class IdleClient(CheckedClient):
 class ClosedLoopClient(CheckedClient):
     """Keeps a window of messages in flight: sends as many as were answered.
 
-    In the steady state ``_expected`` holds the replies to the whole window, sent at ``_sent_ns``, and the books of the
-    general paths rest: ``_windows`` counts what passed meanwhile, and `settle` makes up for it.
+    In the steady state ``_turn`` says what must come now and what to send then, and the books of the general paths
+    rest: ``_windows`` counts what passed meanwhile, and `settle` makes up for it.
     """
 
-    __slots__ = ("_expected", "_sent_ns", "_windows")
+    __slots__ = ("_latency", "_sent_ns", "_turn", "_window", "_windows")
 
     def __init__(self, run: Run, position: int) -> None:
         super().__init__(run, position)
-        self._expected: bytes | None = None
+        self._turn = _NOT_STEADY
         self._sent_ns = 0
         self._windows = 0
+        self._window = run.window
+        self._latency = run.tally.latency
 
     def start(self) -> None:
         """Send the first window, or what the budget allows of it."""
@@ -237,33 +243,29 @@ class ClosedLoopClient(CheckedClient):
             self._send(count, now_ns, now_ns)
             self._try_steady()
 
-    def on_data(self, data: bytes) -> None:
-        # Budget: what this costs beyond one recv and one send must stay below what the server does to answer.
+    def on_data(self, data: bytes) -> bytes | None:
+        # Budget: what this costs beyond one recv and one send must stay below what the server does to answer. What is
+        # returned is sent at once.
         now_ns = clock_ns()
-        if data != self._expected:
+        expected, messages, after = self._turn
+        if data != expected:
             self.settle()
             super().on_data(data)
             self._try_steady()
-            return
-        run = self._run
+            return None
         latency_ns = now_ns - self._sent_ns
         shift = latency_ns.bit_length() - SUB_BUCKET_BITS
-        window = run.window
-        run.tally.latency[latency_ns >> shift << shift if shift > 0 else latency_ns] += window
+        self._latency[latency_ns >> shift << shift if shift > 0 else latency_ns] += self._window
         # The books first: sending may end in on_close, which settles them.
-        pool = run.pool
-        position = self._send_at
-        end = position + window
-        self._send_at = end if end < pool.size else end - pool.size
         self._sent_ns = now_ns
+        self._turn = after or self._run.turns.at(self._send_position)
         self._windows += 1
-        at = pool.reply_at
-        self._expected = pool.replies[at[position] : at[end]]
-        at = pool.request_at
-        self.connection.reply(pool.requests[at[position] : at[end]])
-        pending = run.loop.pending_writes
-        flush_pending(pending)
-        pending.clear()
+        return messages
+
+    @property
+    def _send_position(self) -> int:
+        """Where the next message is in the pool, also in the steady state."""
+        return (self._send_at + self._windows * self._window) % self._run.pool.size
 
     def _try_steady(self) -> None:
         """Go to the fast path if one whole window is in flight, and sent at one time."""
@@ -272,18 +274,19 @@ class ClosedLoopClient(CheckedClient):
         if run.budget is None and run.sending and len(groups) == 1 and groups[0][2] == run.window and not self._partial:
             if self._receive_offset != run.pool.reply_at[self._receive_at]:
                 return  # within a reply
-            self._expected = run.pool.replies_from(self._receive_at, run.window)
+            self._turn = run.turns.at(self._receive_at)
             self._sent_ns = groups[0][1]
             self._windows = 0
 
     def settle(self) -> None:
-        if self._expected is None:
+        if self._turn is _NOT_STEADY:
             return
         run = self._run
-        self._expected = None
+        self._turn = _NOT_STEADY
         done = self._windows * run.window
         run.tally.sent += done
         run.tally.replies += done
+        self._send_at = self._send_position
         self._windows = 0
         size = run.pool.size
         self._receive_at = (self._send_at - run.window) % size

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from evloop.loop import EventLoop
 from loadgen.histogram import Counts
-from loadgen.workload import Pool
+from loadgen.workload import Pool, Turns
 
 _EXAMPLES = 5
 
@@ -56,6 +56,7 @@ class Run:
         self.loop = loop
         self.pool = pool
         self.window = window
+        self.turns = Turns(pool, window)
         self.timeout_s = timeout_s
         self.tally = Tally()
         self.sending = False

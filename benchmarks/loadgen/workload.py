@@ -11,10 +11,14 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 # How many different messages a pool has, if they are small, and how many bytes if they are not.
 POOL_MESSAGES = 4096
 POOL_BYTES = 4 * 1024 * 1024
+
+# How much may be made ready in advance for each window of messages.
+_MADE_TURNS_BYTES = 16 * 1024 * 1024
 
 # The longest message a lognormal distribution may ask for: its tail has no end, memory has.
 LOGNORMAL_MAX_BYTES = 1024 * 1024
@@ -132,6 +136,38 @@ class Pool:
         """The replies to them."""
         at = self.reply_at
         return self.replies[at[position] : at[position + count]]
+
+
+# Of a window of messages in flight: the replies that must come; what to send then; what follows, or None: ask `Turns`.
+Turn = tuple[bytes, bytes, Any]
+
+
+class Turns:
+    """What a closed loop goes through, window after window.
+
+    Made before the run where that doesn't take much memory: then a turn leads to the next one, round in a circle, and
+    nothing has to be cut from the pool for each message.
+
+    Args:
+        window: messages in a turn.
+    """
+
+    def __init__(self, pool: Pool, window: int) -> None:
+        self._pool = pool
+        self._window = window
+        self._made: list[Any] = []
+        if (len(pool.requests) + len(pool.replies)) // 2 * window <= _MADE_TURNS_BYTES:
+            self._made = [list(self._cut(position)) for position in range(pool.size)]
+            for position, turn in enumerate(self._made):
+                turn[2] = self._made[(position + window) % pool.size]
+
+    def at(self, position: int) -> Turn:
+        """The turn that begins with the message at a position."""
+        return self._made[position] if self._made else self._cut(position)
+
+    def _cut(self, position: int) -> Turn:
+        pool, window = self._pool, self._window
+        return pool.replies_from(position, window), pool.requests_from((position + window) % pool.size, window), None
 
 
 def count_reply(text: bytes) -> bytes:

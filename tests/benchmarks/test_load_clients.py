@@ -79,8 +79,15 @@ class Answers:
         """Hand the client the next bytes, all by default. Returns them."""
         piece = self.more()[:size]
         self.due = self.due[len(piece) :]
-        client.on_data(piece)
+        receive(client, piece)
         return piece
+
+
+def receive(client: CheckedClient, data: bytes) -> None:
+    """As a connection does it: what `on_data` returns is sent."""
+    answer = client.on_data(data)
+    if answer:
+        client.connection.reply(answer)
 
 
 @given(st.integers(1, 40), st.data())
@@ -97,6 +104,21 @@ def test_right_replies_are_right_however_they_are_cut(window: int, data: st.Data
     assert tally.replies == received == sum(tally.latency.values())
     assert tally.sent == connection.sent.count(b"\n")
     assert client.in_flight == tally.sent - tally.replies == window
+
+
+@pytest.mark.parametrize("made_bytes", [0, 1 << 20], ids=["cut from the pool each time", "made before"])
+@pytest.mark.parametrize("window", [1, 3, 40])
+def test_whole_windows_stay_on_the_fast_path(window: int, made_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loadgen.workload._MADE_TURNS_BYTES", made_bytes)
+    client, connection, run = start_client(window)
+    server = Answers(connection)
+    server.send_to(client)  # from here on
+    monkeypatch.setattr(CheckedClient, "on_data", None)
+    for _ in range(100):
+        server.send_to(client)
+    client.settle()
+    assert sum(run.tally.latency.values()) == run.tally.replies == 101 * window
+    assert client.in_flight == window
 
 
 @given(st.integers(1, 12), st.integers(0, 25), st.data())
