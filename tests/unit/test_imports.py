@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -29,9 +30,9 @@ ORDER = [
     "evloop.linger",
     "evloop.connection",
     "evloop.connector",
-    "evloop.portowner",
     "evloop.monitor",
     "evloop.loop",
+    "evloop.portowner",
     "evloop.listener",
     "evloop.sweeper",
     "evloop.server",
@@ -155,3 +156,15 @@ def test_start_up_imports_nothing_heavy(module):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_architecture_page_lists_these_modules_in_this_order() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("## The modules")[2].partition("\n## ")[0]
+    listed = [
+        f"evloop.{name}"
+        for line in page.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`([\w.]+)`", line.split("|")[1])
+    ]
+    order = [name.rstrip(".") for name in ORDER if name not in ("evloop._version", "evloop.charcount.cli.arguments")]
+    assert listed == order
