@@ -36,9 +36,17 @@ if TYPE_CHECKING:
 # What one recv takes at most. The result is cut to what arrived, so an idle connection holds nothing. From 128 KiB
 # on, malloc would map and unmap memory for each call: 12 us.
 RECV_BYTES = 65536
-# What it takes at first; eight times more each time that was filled. With its header this is just what CPython's own
-# allocator handles (512 bytes), which makes a receive 0.1 us cheaper than malloc does; most messages are short.
+# What it takes at first. With its header this is just what CPython's own allocator handles (512 bytes), which makes a
+# receive 0.1 us cheaper than malloc does; most messages are short.
 FIRST_RECV_BYTES = 479
+# How much more it takes each time that was filled.
+_RECV_GROWTH = 8
+# More than this should not come of one receive, as the length of replies stands for the work they were: 64 KiB of
+# messages of a byte or two can be tens of milliseconds, in which nobody else gets a turn. Growth stops before it. A
+# peer that gets there all the same, by big messages first and tiny ones then, is received in small portions for the
+# rest of its life: just too small to be considered for growth.
+MAX_TURN_REPLY_BYTES = 32768
+_WARY_RECV_BYTES = FIRST_RECV_BYTES - 1
 
 
 # Looking up a member of an enum costs as much as a method call in Python 3.11, a global does not.
@@ -258,13 +266,13 @@ class Connection:
             return
         size = len(data)
         self.bytes_received += size
-        if size == self._recv_bytes:
-            self._recv_bytes = min(size * 8, RECV_BYTES)
         try:
             reply = self._on_data(data)
         except Exception as error:
             self._callback_failed(error)
             return
+        if size >= FIRST_RECV_BYTES and (size == self._recv_bytes or (reply and len(reply) > size)):
+            self._choose_recv_bytes(size, len(reply) if reply else 0)
         if reply:
             if self._unsent:
                 self.reply(reply)
@@ -278,6 +286,15 @@ class Connection:
                 self.reply(reply[sent:])
 
     # ------------------------------------------------------------------ reading, off the hot path
+
+    def _choose_recv_bytes(self, received: int, replied: int) -> None:
+        """After a receive that was filled, or that made for more than itself: how much may the next one take?"""
+        if self.protocol.wants_whole_chunks:
+            return
+        if replied > MAX_TURN_REPLY_BYTES:
+            self._recv_bytes = _WARY_RECV_BYTES
+        elif received == self._recv_bytes and replied * _RECV_GROWTH <= MAX_TURN_REPLY_BYTES:
+            self._recv_bytes = min(received * _RECV_GROWTH, RECV_BYTES)
 
     def _handle_eof(self) -> None:
         self._peer_ended = True
@@ -430,7 +447,7 @@ class Connection:
                 self.reply(reply)
 
     def _callback_failed(self, error: Exception) -> None:
-        self.loop.log_exception(f"connection {self.peer} aborted: its protocol raised", error)
+        self.loop.log_exception(error, "connection %s aborted: its protocol raised", self.peer)
         self._teardown(error)
 
     def _io_failed(self, error: OSError) -> None:
@@ -460,7 +477,7 @@ class Connection:
         try:
             self.protocol.on_close(error)
         except Exception as raised:
-            self.loop.log_exception(f"connection {self.peer}: on_close raised", raised)
+            self.loop.log_exception(raised, "connection %s: on_close raised", self.peer)
         if self._on_closed is not None:
             self._on_closed(self, error)
         # Connection, protocol and handler refer to each other: cut here, so that they go now and not when the collector

@@ -124,7 +124,7 @@ class Connector:
             connection.open()
         except Exception as error:
             if not isinstance(error, OSError):  # an error of the protocol's data_handler; on_connect's is not seen here
-                self._loop.log_exception(f"connection to {self._target} closed: its protocol could not be used", error)
+                self._loop.log_exception(error, "connection to %s closed: its protocol could not be used", self._target)
             self._loop.close_later(sock)
             self._loop.call_soon(self._failed, f"cannot use the connection to {self._target}: {error}")
 

@@ -5,9 +5,11 @@ Every I/O error that the library meets is classified here, once, into one of thr
 * ``RETRY``: nothing is wrong, try again when the descriptor is ready.
 * ``DISCONNECTED``: the peer or the path to it is gone. This is ordinary life of a server: it ends one
   connection and is never logged as an error.
-* ``EXHAUSTED``: the process or the machine has no descriptor or buffer left. It passes; wait, don't spin.
+* ``EXHAUSTED``: the process or the machine has no descriptor or buffer left, so nothing can be accepted. It passes;
+  wait, don't spin.
 
-Whatever is in none of them is unexpected: it ends the connection too, and is logged.
+Whatever is in none of them, and EXHAUSTED on a connection that is open already, is unexpected there: it ends that
+connection, and is logged.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import logging
     from typing import Any
 
-# As in logging.
-DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+# As in logging, and one above all of those: what was asked for is logged whatever the level is.
+DEBUG, INFO, WARNING, ERROR, NOTICE = 10, 20, 30, 40, 60
 
 # What is to be done when logging gets loaded, and the level that will then be in force.
 _configure: Callable[[], object] | None = None
@@ -43,8 +43,9 @@ def loaded() -> bool:
 def load() -> None:
     """Load logging now: for a program that has nothing else to do, or will soon have no descriptor left for it."""
     global _configure
-    import logging  # noqa: F401
+    import logging
 
+    logging.addLevelName(NOTICE, "NOTICE")
     configure, _configure = _configure, None
     if configure is not None:
         configure()

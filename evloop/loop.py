@@ -75,7 +75,7 @@ class EventLoop:
         slow_passes: how many took longer than ``slow_pass_s``.
         worst_lag_s: the longest that a pass has taken since `reset_lag`: what was ready just after it began had to wait
             that long.
-        slowest: what kept the slowest pass, and for how many seconds; None if no pass was slow.
+        slowest: how many seconds the slowest pass took, and what most of them went to; None if no pass was slow.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class EventLoop:
         self._stopping = False
         self._running = False
         self._closed = False
-        self._signals: dict[int, Any] = {}  # signal number -> what handled it before
+        self._signals: dict[int, tuple[Any, Any]] = {}  # signal number -> what handles it, and what did before
         self._old_wakeup_fd: int | None = None
         self._wakeup_reader, self._wakeup_writer = socket.socketpair()
         self._wakeup_reader.setblocking(False)
@@ -217,7 +217,7 @@ class EventLoop:
         try:
             callback(*args)
         except Exception as error:
-            self.log_exception(f"call of {getattr(callback, '__qualname__', callback)!s} raised", error)
+            self.log_exception(error, "call of %s raised", getattr(callback, "__qualname__", callback))
 
     def close(self) -> None:
         """Give back descriptors and signal handlers. Connections that are still open are not closed: close their
@@ -298,16 +298,22 @@ class EventLoop:
             if "main thread" in str(error):
                 raise RuntimeError("signals can only be handled by a loop in the main thread") from None
             raise
-        self._signals.setdefault(signum, previous)
+        if signum in self._signals:
+            previous = self._signals[signum][1]
+        self._signals[signum] = (on_signal, previous)
         if self._old_wakeup_fd is None:
             self._old_wakeup_fd = signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
 
     def remove_signal_handler(self, signum: int) -> None:
-        """Restore what handled the signal before. Nothing happens if it has no handler here."""
+        """Restore what handled the signal before, unless the program has set a handler since.
+
+        Nothing happens if it has no handler here.
+        """
         if signum not in self._signals:
             return
-        previous = self._signals.pop(signum)
-        signal.signal(signum, signal.SIG_DFL if previous is None else previous)
+        ours, previous = self._signals.pop(signum)
+        if signal.getsignal(signum) is ours:
+            signal.signal(signum, signal.SIG_DFL if previous is None else previous)
         if not self._signals and self._old_wakeup_fd is not None:
             signal.set_wakeup_fd(self._old_wakeup_fd)
             self._old_wakeup_fd = None
@@ -344,10 +350,10 @@ class EventLoop:
 
     # ------------------------------------------------------------------ logging
 
-    def log_exception(self, text: str, error: BaseException) -> None:
-        """Log an exception with its traceback, unless there are too many of them (see `evloop.ratelimit`)."""
-        self._log.log(ERROR, text, exc_info=error)
+    def log_exception(self, error: BaseException, text: str, *args: object) -> None:
+        """Log an exception with its traceback, unless there are too many like it (see `evloop.ratelimit`)."""
+        self._log.log(ERROR, text, *args, exc_info=error)
 
     def log_limited(self, level: int, text: str, *args: object) -> None:
-        """Log a line, unless there are too many of them (see `evloop.ratelimit`)."""
+        """Log a line, unless there are too many like it (see `evloop.ratelimit`)."""
         self._log.log(level, text, *args)

@@ -8,7 +8,7 @@ process has two threads, the kernel counts references to a descriptor in each sy
 of a busy server's time. A signal costs nothing between two ticks, and at each tick a pass of the loop that finds
 nothing to do. So an interval timer interrupts the process now and then, and the signal's handler is told by Python
 what was being executed just then: the function that evloop called, and the line it has got to. When the pass ends,
-the loop knows how long it took, and logs both.
+the loop knows how long it took, and logs both: the function that was seen most often, as the pass may have had many.
 
 A server that has nothing to do is not to be woken for this ten times a second: a tick that finds nothing but its
 predecessor's pass stops the timer, and the loop starts it again when its wait is over.
@@ -20,6 +20,7 @@ named when it returns, which is still in time: the pass has not ended.
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from types import FrameType
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -44,7 +45,9 @@ class Monitor:
         self._loop = loop
         self._slow_s = slow_s
         self._passes_seen = 0
-        self._found: tuple[int, str] | None = None  # the pass that was running, and what in it
+        self._found_pass = 0  # the last pass in which something was seen
+        self._found: Counter[str] = Counter()  # what was seen in it, and how often
+        self._lines: dict[str, str] = {}  # and where, when it was seen last
         self._active = (
             hasattr(signal, "setitimer")
             and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
@@ -73,10 +76,11 @@ class Monitor:
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
     def found_in(self, current_pass: int) -> str:
-        """What was running when it last looked, if that was in this pass."""
-        if self._found is not None and self._found[0] == current_pass:
-            return self._found[1]
-        return "a handler that was not seen at it"
+        """What was running most of the times that it looked in this pass."""
+        if self._found_pass != current_pass:
+            return "a handler that was not seen at it"
+        ((function, _),) = self._found.most_common(1)
+        return f"{function} ({self._lines[function]}){', mostly' if len(self._found) > 1 else ''}"
 
     def _sample(self, signum: int, frame: FrameType | None) -> None:
         loop = self._loop
@@ -86,12 +90,18 @@ class Monitor:
                 loop.unwatched = True
             self._passes_seen = loop.passes
         elif frame is not None:
-            where = describe(frame)
-            if where is not None:
-                self._found = (loop.passes, where)
+            seen = describe(frame)
+            if seen is not None:
+                if self._found_pass != loop.passes:
+                    self._found_pass = loop.passes
+                    self._found.clear()
+                    self._lines.clear()
+                function, line = seen
+                self._found[function] += 1
+                self._lines[function] = line
 
 
-def describe(frame: FrameType) -> str | None:
+def describe(frame: FrameType) -> tuple[str, str] | None:
     """What code a thread is in: the function that evloop called, and the line it is at; None if evloop called none."""
     line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
     called = None
@@ -101,7 +111,7 @@ def describe(frame: FrameType) -> str | None:
         if module == _PACKAGE or module.startswith(_PACKAGE + "."):
             if called is None:
                 called = walk  # evloop itself is busy, or in a function written in C
-            return f"{called.f_code.co_qualname} ({line})"
+            return called.f_code.co_qualname, line
         called = walk
         walk = walk.f_back
     return None

@@ -21,7 +21,8 @@ def owner_of_port(port: int) -> str | None:
         try:
             descriptors = process / "fd"
             if any(os.readlink(descriptors / number) in wanted for number in os.listdir(descriptors)):
-                return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+                name = (process / "comm").read_text(errors="replace").strip()  # a process may call itself anything
+                return f"{''.join(c if c.isprintable() else '?' for c in name)} (pid {process.name})"
         except OSError:  # not ours to look at, or gone meanwhile
             continue
     return None

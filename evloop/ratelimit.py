@@ -1,7 +1,8 @@
 """Logging that cannot be used to fill a disk or to slow a server down.
 
 A client decides how often it connects, resets or sends rubbish, so it would decide how many lines are logged. Here it
-does not: so many lines pass in each second, and after it a line says how many were left out.
+does not: so many lines of a kind pass in each second, and after it a line says how many were left out. Each kind has a
+budget of its own, so that one that a client can provoke does not hide another.
 """
 
 from __future__ import annotations
@@ -17,12 +18,28 @@ if TYPE_CHECKING:
 # Enough to read along on a quiet server and to see a pattern on a busy one.
 LINES_PER_S = 20
 
+# Kinds that are told apart at the same time: many more than there are in the project.
+_MAX_KINDS = 200
+
 # Loading the standard library's logging takes longer than an answer: the first lines let the first answers go first.
 LOADING_DELAY_S = 0.05
 
 
+class _Budget:
+    """What passed of one kind of line, and what did not."""
+
+    __slots__ = ("left_out", "passed", "window_ends")
+
+    def __init__(self) -> None:
+        self.window_ends = 0.0
+        self.passed = 0
+        self.left_out = 0
+
+
 class LimitedLogger:
-    """A logger that passes at most ``lines_per_s`` lines in a second.
+    """A logger that passes at most ``lines_per_s`` lines of each kind in a second.
+
+    Lines of the same text, before anything is put into it, are of a kind.
 
     Args:
         logger: where lines go.
@@ -42,9 +59,7 @@ class LimitedLogger:
         self._clock = clock
         self._call_later = call_later
         self._limit = lines_per_s
-        self._window_ends = 0.0
-        self._passed = 0
-        self._left_out = 0
+        self._budgets: dict[str, _Budget] = {}
         self._waiting: list[tuple[int, str, tuple[object, ...], Any]] = []  # until logging is loaded; few, as few pass
 
     def enabled(self, level: int) -> bool:
@@ -55,18 +70,24 @@ class LimitedLogger:
         """Log a line if there is room for it, else count it."""
         if not self._logger.enabled(level):
             return
-        if self._passed >= self._limit:
+        budget = self._budgets.get(text)
+        if budget is None:
+            if len(self._budgets) >= _MAX_KINDS:  # texts are not meant to be made up, but that must not leak
+                self.flush()
+                self._budgets.clear()
+            budget = self._budgets[text] = _Budget()
+        if budget.passed >= self._limit:
             now = self._clock()
-            if now < self._window_ends:
-                self._left_out += 1
-                if self._left_out == 1 and self._call_later is not None:
-                    self._call_later(self._window_ends - now, self.flush)
+            if now < budget.window_ends:
+                budget.left_out += 1
+                if budget.left_out == 1 and self._call_later is not None:
+                    self._call_later(budget.window_ends - now, self.flush)
                 return
             self.flush()
-            self._passed = 0
-        if self._passed == 0:
-            self._window_ends = self._clock() + 1
-        self._passed += 1
+            budget.passed = 0
+        if budget.passed == 0:
+            budget.window_ends = self._clock() + 1
+        budget.passed += 1
         self._emit(level, text, args, exc_info)
 
     def _emit(self, level: int, text: str, args: tuple[object, ...], exc_info: Any) -> None:
@@ -86,6 +107,7 @@ class LimitedLogger:
     def flush(self) -> None:
         """Log what waits, and say how many lines were left out since the last one that passed, if any."""
         self._emit_waiting()
-        if self._left_out:
-            self._logger.log(WARNING, "%d lines like these left out", self._left_out)
-            self._left_out = 0
+        for text, budget in list(self._budgets.items()):
+            if budget.left_out:
+                left_out, budget.left_out = budget.left_out, 0
+                self._logger.log(WARNING, "%d lines like these left out: %s", left_out, text)

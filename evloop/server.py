@@ -67,7 +67,8 @@ class Server:
         connections: those that are open.
         stats: counters.
         stopping: True once `drain` or `abort` was called.
-        aborted: True once `abort` was called, or the time to drain was over, while connections were open.
+        aborted: True if connections were not ended in order when it was stopped: by `abort`, because the time to
+            drain was over, or by another limit.
         listeners: where it listens.
     """
 
@@ -233,7 +234,7 @@ class Server:
             protocol = self._protocol_factory()
             connection = Connection(self.loop, sock, peer_text(address), protocol, limits, forget, limits_hit)
         except Exception as error:
-            self.loop.log_exception(f"connection {peer_text(address)} closed: its protocol could not be made", error)
+            self.loop.log_exception(error, "connection %s closed: its protocol could not be made", peer_text(address))
             self._release_address(address[0])
             self.stats.failed += 1
             self.stats.closed += 1
@@ -251,7 +252,7 @@ class Server:
         try:
             text = self._refusal(limit, number)
         except Exception as error:
-            self.loop.log_exception("the text of a refusal could not be made", error)
+            self.loop.log_exception(error, "the text of a refusal could not be made")
             text = b""
         if len(self._refused) >= _MAX_REFUSALS:
             # No descriptor can be spared until it has read this; that it does is likely, not certain.
@@ -262,7 +263,9 @@ class Server:
                 pass
             sock.close()
             return
-        connection = Connection(self.loop, sock, peer_text(address), Protocol(), self.limits, self._forget_refused)
+        protocol, peer = Protocol(), peer_text(address)
+        limits_hit = self.stats.limits
+        connection = Connection(self.loop, sock, peer, protocol, self.limits, self._forget_refused, limits_hit)
         try:
             connection.open()
         except OSError:
@@ -295,6 +298,7 @@ class Server:
             stats.failed += 1
             if isinstance(error, LimitError):
                 stats.limits[error.limit] += 1
+                self.aborted = self.aborted or self.stopping
         for listener in self.listeners:
             if listener.resting:
                 # The descriptor itself is closed at the end of this pass.

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Callable
 
 from evloop.limits import Limits
-from evloop.log import INFO, WARNING, Logger, load
+from evloop.log import INFO, NOTICE, Logger, load
 from evloop.loop import EventLoop
 from evloop.protocol import Protocol
 from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server import Server
 
 _log = Logger("evloop.server")
+
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 # A pass that takes longer is worth a line in the log: everyone else was waiting.
 SLOW_PASS_S = 0.1
@@ -27,10 +29,11 @@ def serve(
     limits: Limits | None = None,
     on_listening: Callable[[list[str]], object] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain: the whole of a small server's main function.
+    """Serve until a signal says stop, then drain: the whole of a small server's main function.
 
-    A second signal aborts at once; SIGUSR1 writes a status to the log. Takes SIGALRM and the interval timer of real
-    time, too, to find out what blocks the loop, unless the program uses them. To be called in the main thread.
+    The signals are SIGTERM, SIGINT and SIGHUP; a second one aborts at once. SIGUSR1 writes a status to the log. Takes
+    SIGALRM and the interval timer of real time, too, to find out what blocks the loop, unless the program uses them. To
+    be called in the main thread.
 
     Args:
         protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass.
@@ -46,21 +49,27 @@ def serve(
         try:
             addresses = server.listen(host, port)
             prepare(loop, server)
-            if on_listening is None:
-                print("listening on " + ", ".join(addresses), file=sys.stderr, flush=True)
-            else:
-                on_listening(addresses)
+            (print_addresses if on_listening is None else on_listening)(addresses)
             loop.run()
         finally:
             server.abort()  # nothing is left to abort, unless this ends by an exception
 
 
+def print_addresses(addresses: list[str]) -> None:
+    """Say on stderr where a server listens, if that can be written: nobody needs to read it for the server to serve."""
+    if sys.stderr is not None:  # else print would take stdout
+        try:
+            print("listening on " + ", ".join(addresses), file=sys.stderr, flush=True)
+        except OSError:
+            pass
+
+
 def prepare(loop: EventLoop, server: Server) -> None:
     """What a server that is a program does besides serving. To be called in the main thread, before the loop runs.
 
-    SIGTERM or SIGINT: drain the server, then stop the loop; on a second one abort at once (`Server.aborted` tells
-    afterwards which it was). SIGUSR1: write the server's status to the log. Logging is loaded soon after the start (see
-    `evloop.log`).
+    SIGTERM, SIGINT or SIGHUP (the terminal was closed; stays ignored under nohup): drain the server, then stop the
+    loop; on a second one abort at once. `Server.aborted` tells afterwards which it was. SIGUSR1: write the server's
+    status to the log. Logging is loaded soon after the start (see `evloop.log`).
     """
 
     def stop() -> None:
@@ -72,12 +81,13 @@ def prepare(loop: EventLoop, server: Server) -> None:
             server.drain(loop.stop)
 
     def report() -> None:
-        # At WARNING, for who sends the signal wants to see it, whatever is logged otherwise.
         lines = [f"  {name:<20}{value}" for name, value in server.status().items()]
-        _log.log(WARNING, "status:\n%s", "\n".join(lines))
+        _log.log(NOTICE, "status:\n%s", "\n".join(lines))
 
     loop.call_later(LOADING_DELAY_S, load)
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in STOP_SIGNALS:
+        if signum not in (signal.SIGTERM, signal.SIGINT) and signal.getsignal(signum) is signal.SIG_IGN:
+            continue
         loop.add_signal_handler(signum, stop)
     if hasattr(signal, "SIGUSR1"):
         loop.add_signal_handler(signal.SIGUSR1, report)

@@ -118,9 +118,10 @@ class Sweeper:
         if message_s is not None:
             try:
                 # Who is not being read can't finish a message, so no time runs for it.
-                message = None if connection.paused else connection.protocol.message_in_progress()
+                unread = connection.paused or connection.closing
+                message = None if unread else connection.protocol.message_in_progress()
             except Exception as error:
-                self._loop.log_exception(f"connection {connection.peer} aborted: its protocol raised", error)
+                self._loop.log_exception(error, "connection %s aborted: its protocol raised", connection.peer)
                 connection.end_for(error)
                 return
             if self._slow_messages.unchanged_s(connection, message, now) >= message_s:

@@ -30,6 +30,8 @@ CLASSIC_TEMPLATE = "Jumlah karakter: {count}"
 
 # Replies kept ready-made from the start. Short messages are the common ones.
 _READY_REPLIES = 1024
+# What a reply may have: the ready-made ones are 4 MB then.
+_MAX_REPLY_CHARACTERS = 4096
 # Replies to longer ones are kept from their first use on, up to this count: some 3 MB if each of them occurs.
 _KEPT_REPLIES = 32768
 
@@ -57,11 +59,16 @@ class Replies(dict[int, bytes]):
 
     def __init__(self, template: str = DEFAULT_TEMPLATE, end: str = "\n") -> None:
         super().__init__()
+        samples: dict[int, str] = {}
         try:
             # The last ones are for {count:c}, the character of that number: not all are one.
-            samples = {count: template.format(count=count) for count in (0, 7, 12345, 2**31 - 1, 2**40)}
-        except (LookupError, ValueError, AttributeError, TypeError, OverflowError) as error:
-            raise TemplateError(f"cannot use {template!r}: {type(error).__name__}: {error}") from None
+            for count in (0, 7, 12345, 2**31 - 1, 2**40):
+                samples[count] = template.format(count=count)
+                if len(samples[count]) > _MAX_REPLY_CHARACTERS:
+                    raise ValueError(f"the reply has more than {_MAX_REPLY_CHARACTERS} characters")
+        except (LookupError, ValueError, AttributeError, TypeError, OverflowError, MemoryError) as error:
+            shown = template if len(template) <= 80 else template[:77] + "..."
+            raise TemplateError(f"cannot use {shown!r}: {type(error).__name__}: {error}") from None
         if len(set(samples.values())) < len(samples):
             raise TemplateError(f"{template!r} does not contain {{count}}")
         try:
@@ -179,18 +186,15 @@ class LineSession:
         return b"".join(map(self._answer, messages))  # type: ignore[arg-type]
 
     def _answer(self, message: bytes) -> bytes:
-        """Answer one whole message, good or bad."""
-        if len(message) <= self._limit:
-            try:
-                count = len(message.decode())
-            except UnicodeDecodeError:
-                pass
-            else:
-                self.messages += 1
-                return self._replies[count]
-        counter = Utf8Counter()
-        counter.feed(message)
-        return self._verdict(counter)
+        """Answer one whole message, good or bad: at about the same cost, as a client may send nothing but bad ones."""
+        if len(message) > self._limit:
+            return self._too_long()
+        try:
+            count = len(message.decode())
+        except UnicodeDecodeError as error:
+            return self._invalid(error.start)
+        self.messages += 1
+        return self._replies[count]
 
     # ------------------------------------------------------------------ messages that come in pieces
 
@@ -214,16 +218,24 @@ class LineSession:
 
     def _verdict(self, counter: Utf8Counter) -> bytes:
         counter.finish()
-        self.messages += 1
         if counter.size > self._limit:
-            self.errors += 1
-            if self._limits_hit is not None:
-                self._limits_hit["max-message"] += 1
-            return b"ERR too-long limit %d\n" % self._limit
+            return self._too_long()
         if counter.invalid_at is not None:
-            self.errors += 1
-            return b"ERR invalid-utf8 at byte %d\n" % counter.invalid_at
+            return self._invalid(counter.invalid_at)
+        self.messages += 1
         return self._replies[counter.characters]
+
+    def _too_long(self) -> bytes:
+        self.messages += 1
+        self.errors += 1
+        if self._limits_hit is not None:
+            self._limits_hit["max-message"] += 1
+        return b"ERR too-long limit %d\n" % self._limit
+
+    def _invalid(self, offset: int) -> bytes:
+        self.messages += 1
+        self.errors += 1
+        return b"ERR invalid-utf8 at byte %d\n" % offset
 
 
 class RawSession:

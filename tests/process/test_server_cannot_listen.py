@@ -34,6 +34,22 @@ def test_port_taken():
     assert found[1] in (None, str(os.getpid()))
 
 
+@pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="who has a port is told by /proc only")
+def test_port_taken_by_a_process_with_a_strange_name():
+    program = (
+        "import socket, sys\n"
+        "open('/proc/self/comm', 'wb').write(b'x\\xff\\x1b[31m')\n"
+        "listener = socket.create_server(('127.0.0.1', 0))\n"
+        "print(listener.getsockname()[1], flush=True)\n"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen([*PYTHON, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        line = complaint("--port", holder.stdout.readline().decode().strip())
+        holder.kill()
+    assert f"the port is taken by x\N{REPLACEMENT CHARACTER}?[31m (pid {holder.pid})" in line
+
+
 def first_privileged_port() -> int:
     """The first port that only root may have; 0 if there is none."""
     try:

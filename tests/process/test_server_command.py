@@ -311,7 +311,7 @@ def test_log_is_quiet_under_load_and_counts_what_it_leaves_out(spawn):
             assert client.ask(b"a\n", 2) == b"1\n"
     server.signal(15)
     assert server.wait() == 0
-    shown = len(re.findall(r" (?:dis)?connect ", server.log))
+    shown = len(re.findall(r" INFO (?:dis)?connect ", server.log))
     left_out = sum(map(int, re.findall(r" WARNING (\d+) lines like these left out", server.log)))
     assert shown < 200, "not quiet"
     assert left_out > 0

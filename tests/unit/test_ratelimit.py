@@ -49,11 +49,29 @@ def test_lines_pass_up_to_the_limit_and_the_next_second_says_how_many_did_not():
         bench.limited.log(logging.INFO, "line %d", number)
     assert bench.lines == ["line 0", "line 1", "line 2"]
     bench.now += 0.999
-    bench.limited.log(logging.INFO, "still too early")
+    bench.limited.log(logging.INFO, "line %d", 10)  # still too early
     assert len(bench.lines) == 3
     bench.now += 0.001
-    bench.limited.log(logging.INFO, "again")
-    assert bench.lines[3:] == ["8 lines like these left out", "again"]
+    bench.limited.log(logging.INFO, "line %d", 11)
+    assert bench.lines[3:] == ["8 lines like these left out: line %d", "line 11"]
+
+
+def test_each_kind_of_line_has_a_budget_of_its_own():
+    bench = Bench(lines_per_s=2)
+    for number in range(10):
+        bench.limited.log(logging.INFO, "often %d", number)
+    bench.limited.log(logging.INFO, "seldom %d", 1)
+    assert bench.lines == ["often 0", "often 1", "seldom 1"]
+
+
+def test_texts_that_are_made_up_take_no_memory_for_ever():
+    bench = Bench(lines_per_s=1)
+    for number in range(1000):
+        bench.limited.log(logging.INFO, f"line {number}")
+        bench.limited.log(logging.INFO, f"line {number}")
+    assert len(bench.limited._budgets) <= 200
+    bench.limited.flush()
+    assert sum("left out" in line for line in bench.lines) == 1000
 
 
 def test_nothing_is_said_of_left_out_lines_when_there_are_none():
@@ -70,7 +88,7 @@ def test_flush_says_how_many_were_left_out_once():
         bench.limited.log(logging.INFO, "line")
     bench.limited.flush()
     bench.limited.flush()
-    assert bench.lines == ["line", "3 lines like these left out"]
+    assert bench.lines == ["line", "3 lines like these left out: line"]
 
 
 def test_with_a_loop_the_count_does_not_wait_for_another_line():
@@ -81,7 +99,7 @@ def test_with_a_loop_the_count_does_not_wait_for_another_line():
         limited.log(logging.INFO, "line")
     assert [delay_s for delay_s, _ in due] == [1.0]
     due[0][1]()
-    assert bench.lines == ["line", "3 lines like these left out"]
+    assert bench.lines == ["line", "3 lines like these left out: line"]
     limited.log(logging.INFO, "line")
     assert len(due) == 2
 
@@ -152,7 +170,7 @@ def test_what_waits_is_not_lost_at_the_end(monkeypatch):
     for _ in range(3):
         limited.log(logging.WARNING, "line")
     limited.flush()
-    assert bench.lines == ["line", "2 lines like these left out"]
+    assert bench.lines == ["line", "2 lines like these left out: line"]
 
 
 def test_configuration_happens_at_once_where_logging_is_loaded():

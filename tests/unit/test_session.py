@@ -318,6 +318,8 @@ def test_good_templates(template, reply):
         "{count}\r",
         "\ud800{count}",
         "{count:\ud800>5}",
+        "{count:05000}",  # the ready-made replies would take megabytes
+        "{count:099999999999999999999}",
     ],
 )
 def test_bad_templates(template):
@@ -325,6 +327,22 @@ def test_bad_templates(template):
         Replies(template)
     assert repr(template) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_error_of_a_huge_template_is_short():
+    with pytest.raises(TemplateError) as caught:
+        Replies("x" * 100_000 + "{count}")
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"ab\xff", "字".encode()[:2], "é字\udcff".encode(errors="surrogatepass")])
+def test_bad_messages_among_good_ones_say_where(bad):
+    session = LineSession(Replies(), 8)
+    with pytest.raises(UnicodeDecodeError) as caught:
+        bad.decode()
+    wanted = b"1\nERR invalid-utf8 at byte %d\nERR too-long limit 8\n2\n" % caught.value.start
+    assert session.feed(b"a\n" + bad + b"\n" + b"\xff" * 9 + b"\nbc\n") == wanted
+    assert (session.messages, session.errors) == (4, 2)
 
 
 def test_line_breaks_are_fine_where_they_end_no_reply():

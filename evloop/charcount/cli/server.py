@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import signal
 import sys
 from collections.abc import Mapping
 
@@ -26,7 +27,7 @@ from evloop.limits import Limits
 from evloop.listener import resolve
 from evloop.log import DEBUG, ERROR, INFO, WARNING, Logger, configure_later
 from evloop.loop import EventLoop
-from evloop.serving import SLOW_PASS_S, prepare
+from evloop.serving import SLOW_PASS_S, STOP_SIGNALS, prepare
 
 EXIT_OK = 0
 EXIT_ABORTED = 1  # or stdout can't be written
@@ -230,6 +231,8 @@ def main(argv: list[str] | None = None) -> int:
         for address in addresses:
             say(_COMMAND, f"listening on {address}")
         loop.run()
+        for signum in STOP_SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)  # it is over: what comes now must not change the exit status
         server.log.flush()
     stats = server.stats
     received, sent = server.totals()
