@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import re
 import selectors
+import signal
 import socket
 import threading
+from collections import Counter
 
 import pytest
 
 import evloop.listener
 from evloop import EventLoop, Limits, Protocol, Server
 from evloop.listener import Listener
+from faults.endings import assert_no_reset_follows
 from faults.faultysocket import FaultyListener
 from faults.processes import SPINNING
 from harness import DEADLINE_S, Client, recorder, run_pass, run_until, small_limits, wait_until
@@ -61,6 +65,41 @@ def test_01_out_of_descriptors_survives_and_stays_idle(spawn):
         assert client.receive_exactly(2) == b"5\n"
         client.close()
     assert "Traceback" not in server.log
+    if hasattr(signal, "SIGUSR1"):
+        server.signal(signal.SIGUSR1)
+        server.wait_for_log("slowest handler")
+        assert re.search(r"limits hit +.*\bdescriptors [1-9]", server.log), server.log
+
+
+# A server that would rest for longer than any test waits, so only a free descriptor can wake it.
+RESTS_LONG = """
+import sys
+import evloop.listener
+evloop.listener.EXHAUSTED_PAUSE_S = 600
+from evloop.charcount.cli.server import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_01_out_of_descriptors_the_next_that_closes_ends_the_rest(spawn_program):
+    server = spawn_program(RESTS_LONG, "--port", "0")
+    first = server.connect()
+    assert first.ask(b"abc\n", 2) == b"3\n"
+    server.wait_for_log("connect ")
+    used = server.descriptors()
+    server.psutil.rlimit(_nofile(), (used + 1, used + 1))
+    fits, waits = server.connect(), server.connect()
+    assert fits.ask(b"four\n", 2) == b"4\n"
+    waits.send(b"hello\n")
+    server.wait_for_log("cannot accept on")
+    fits.close()
+    assert waits.receive_exactly(2) == b"5\n"
+    # It rests again after that, and can be woken again.
+    last = server.connect()
+    last.send(b"hello!\n")
+    assert last.receives_nothing()
+    first.close()
+    assert last.receive_exactly(2) == b"6\n"
 
 
 def _nofile() -> int:
@@ -85,7 +124,8 @@ def test_01_out_of_descriptors_each_errno_pauses_the_listener(name, loop, logged
     logged.expect("cannot accept on")
     faulty = FaultyListener(errno.__dict__[name], times=3)
     accepted: list[socket.socket] = []
-    listener = Listener(loop, faulty, 10, lambda sock, address: accepted.append(sock))
+    limits_hit: Counter[str] = Counter()
+    listener = Listener(loop, faulty, 10, lambda sock, address: accepted.append(sock), limits_hit)
     with Client(faulty.getsockname()):
         run_until(loop, lambda: listener.resting)
         for _ in range(10):
@@ -94,6 +134,7 @@ def test_01_out_of_descriptors_each_errno_pauses_the_listener(name, loop, logged
         run_until(loop, lambda: accepted)
     # Three tries failed, one succeeded, and then there was nobody left: that is not a busy loop.
     assert (listener.exhausted, faulty.accepts) == (3, 5)
+    assert limits_hit == {"descriptors": 3}
     assert not listener.resting
     listener.close()
     accepted[0].close()
@@ -228,13 +269,14 @@ def test_05_connection_over_the_cap_gets_an_error_line_and_is_counted(start, log
 
 def test_05_connection_over_the_cap_line_survives_unread_input(start, logged):
     logged.expect("refused: too-many-connections limit 1")
-    server = start(Echo, small_limits(max_connections=1))
+    server = start(Echo, small_limits(max_connections=1, linger_timeout_s=60))
     server.connect()
     wait_until(server.connections, "the one that fits")
     for _ in range(5):
         extra = server.connect()
         extra.send(b"x" * 100_000)  # a reset would destroy the line on its way
         assert extra.receive_rest() == b"ERR too-many-connections limit 1\n"
+        assert_no_reset_follows(extra)
 
 
 def test_05_connection_over_the_cap_storm_of_refusals_costs_no_descriptors(start, logged):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import selectors
 import signal
 import socket
 import sys
@@ -16,8 +17,9 @@ from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.charcount.session import LineSession, Replies
 from evloop.framing import LineFramer
 from evloop.limits import Limits
+from faults.chunks import record_chunks
 from faults.processes import SPINNING
-from harness import DEADLINE_S, small_limits, wait_until
+from harness import DEADLINE_S, RunningServer, small_limits, wait_until
 
 TEXT = "aé字𝄞 naïve\tčau 😀!"
 
@@ -126,6 +128,81 @@ def test_09_flood_gets_one_read_in_a_pass(start):
     for seen in moments.values():
         assert len(set(seen)) == len(seen), "read twice in one pass"
     assert sorted(map(len, moments.values()))[0] == 1
+
+
+class Flooder:
+    """A client that sends short messages as fast as it can, and reads every answer. Two threads until it is told."""
+
+    def __init__(self, server: RunningServer, messages: bytes) -> None:
+        self.client = server.connect()
+        self.client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        self.answered_bytes = 0
+        self._messages = messages
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=work) for work in (self._send, self._read)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self) -> None:
+        while not self._over.is_set():
+            self.client.send(self._messages)
+        self.client.half_close()
+
+    def _read(self) -> None:
+        while part := self.client.socket.recv(1 << 18):
+            self.answered_bytes += len(part)
+
+    def stop(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("message", "reply_bytes"), [pytest.param(b"\n", 2, id="empty"), pytest.param(b"\xff\n", 27, id="invalid")]
+)
+@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+def test_09_flood_of_tiny_messages_gets_small_turns(counting, message, reply_bytes):
+    """A receive of 64 KiB can be tens of thousands of messages: much work while the others wait. So it is not so many.
+
+    No time is measured: what an ordinary client may have to wait for is counted in passes of the loop, and in messages.
+    """
+    server = counting(Limits(max_connections=100))
+    # More than a full receive, and not the megabytes of tiny messages by which the end would be late.
+    server.server.listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
+    ordinary = server.connect()
+    own_chunks = record_chunks(server, server.connection())
+    flooders = [Flooder(server, message * 20_000) for _ in range(2)]
+    connections = wait_until(lambda: (found := server.connections()) and len(found) == 3 and found, "all connected")
+    floods = [record_chunks(server, connection) for connection in connections[1:]]
+    release = server.hold()  # so that the first receives find as much as they may take
+    for flooder in flooders:
+        flooder.start()
+    release.set()
+    try:
+        wait_until(lambda: min(flooder.answered_bytes for flooder in flooders) > 100_000, "a flood")
+        waited = []
+        for number in range(15):
+            ordinary.send(b"abc\n")
+            passes = server.loop.passes
+            assert ordinary.receive_exactly(2) == b"3\n"
+            waited.append(own_chunks[number].in_pass - passes)
+        before = [flooder.answered_bytes for flooder in flooders]
+        wait_until(lambda: all(f.answered_bytes > b for f, b in zip(flooders, before, strict=True)), "still flooding")
+    finally:
+        for flooder in flooders:
+            flooder.stop()
+    # Served in the pass that was just beginning, or in the one after it.
+    assert max(waited) <= 2
+    for chunks in floods:
+        passes_of_it = [chunk.in_pass for chunk in chunks]
+        assert len(set(passes_of_it)) == len(passes_of_it), "two receives in one pass"
+        # In each of these passes a flooder is answered at most so much: no more messages than a few thousand.
+        assert max(chunk.replied for chunk in chunks) <= 32768
+        assert sum(chunk.replied for chunk in chunks) // reply_bytes > 3000
 
 
 # ---------------------------------------------------------------------- 10

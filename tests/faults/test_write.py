@@ -13,10 +13,13 @@ import pytest
 
 from evloop import Connection, EventLoop, LimitError, Limits, Protocol
 from evloop.buffers import SendQueue
+from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.charcount.session import LineSession, Replies
+from faults.chunks import record_chunks
+from faults.endings import assert_no_reset_follows
 from faults.faultysocket import FaultySocket
 from faults.processes import SPINNING
-from harness import DEADLINE_S, recorder, run_pass, run_until, small_limits, wait_until
+from harness import DEADLINE_S, Client, recorder, run_pass, run_until, small_limits, wait_until
 
 
 class Echo(Protocol):
@@ -45,31 +48,88 @@ def faulty_connection(
 
 # ---------------------------------------------------------------------- 14
 
+# What makes the service say more than it is told: empty messages, and the shortest invalid ones.
+AMPLIFIERS = [
+    pytest.param(b"\n", b"0\n", id="empty messages"),
+    pytest.param(b"\xff\n", b"ERR invalid-utf8 at byte 0\n", id="invalid messages"),
+]
 
-def test_14_pipelining_client_that_never_reads_is_not_read(spawn):
+
+def send_until_full(client: Client, message: bytes, sent: int = 0) -> int:
+    """Send the message again and again until the server takes no more of it; go on after ``sent`` bytes.
+
+    Returns:
+        how many bytes have been sent in all.
+    """
+    batch = message * 32768
+    client.socket.settimeout(0.2)
+    try:
+        while sent < 64_000_000:
+            sent += client.socket.send(batch[sent % len(message) :])
+    except TimeoutError:
+        return sent
+    finally:
+        client.socket.settimeout(DEADLINE_S)
+    raise AssertionError("the server never stopped reading")
+
+
+@pytest.mark.parametrize(("message", "reply"), AMPLIFIERS)
+def test_14_pipelining_client_that_never_reads_is_not_read(spawn, message, reply):
     server = spawn()
     other = server.connect()
     assert other.ask(b"abc\n", 2) == b"3\n"
     before = server.memory()
     client = server.connect(receive_buffer=4096)
-    client.socket.setblocking(False)
-    sent, batch = 0, b"\n" * 65536  # answered by twice as many bytes
-    quiet_since = time.monotonic()
-    while time.monotonic() - quiet_since < 0.2:  # until the server takes no more of it
-        try:
-            sent += client.socket.send(batch)
-            quiet_since = time.monotonic()
-        except BlockingIOError:
-            time.sleep(0.001)
-    # What the kernel takes for both of them, some megabytes, and no more than that: it would go on for ever.
-    assert sent < 64_000_000
+    sent = send_until_full(client, message)
     assert server.memory() - before < 8_000_000
     assert server.cpu_share() < SPINNING
     assert other.ask(b"abcd\n", 2) == b"4\n"
     # Nothing was lost on the way: once it reads, it gets every answer.
-    client.socket.settimeout(DEADLINE_S)
     client.half_close()
-    assert len(client.receive_rest()) == 2 * sent
+    whole, begun = divmod(sent, len(message))
+    answers = client.receive_rest()
+    assert len(answers) == (whole + bool(begun)) * len(reply)
+    assert answers.startswith(reply * min(whole, 1000))
+
+
+@pytest.mark.parametrize(("message", "reply"), AMPLIFIERS)
+@pytest.mark.parametrize("trusted", [False, True], ids=["from the start", "after big messages"])
+@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+def test_14_pipelining_client_unsent_bytes_are_bounded(start, message, reply, trusted):
+    """The bound: the high-water mark, and the replies to one receive. And that receive is a big one only once.
+
+    What makes for much work and many bytes is received in small portions. Whoever has sent big messages before can get
+    there with a full receive, but not a second time.
+    """
+    limits = Limits(max_connections=100)
+    server = start(make_server=lambda loop: CharCountServer(loop, ServiceSettings(limits=limits)))
+    small_send_buffers(server)
+    server.server.listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
+    client = server.connect(receive_buffer=4096)
+    connection = server.connection()
+    chunks = record_chunks(server, connection)
+    if trusted:
+        for _ in range(3):
+            assert client.ask(b"x" * 299_999 + b"\n", 7) == b"299999\n"
+        assert max(chunk.received for chunk in chunks) > 32768
+        chunks.clear()
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    release = server.hold()  # so that a receive finds all that it may take
+    sent = send_until_full(client, message)
+    release.set()
+    sent = send_until_full(client, message, sent)
+    assert server.call(lambda: connection.paused)
+    assert server.limit_hits("high-water") == 1
+    unsent = [server.call(lambda: connection.unsent_bytes), *(chunk.unsent_before + chunk.replied for chunk in chunks)]
+    assert max(unsent) <= limits.high_water_bytes + (65536 // len(message) * len(reply) if trusted else 32768)
+    # Now it reads, and asks on: whatever it has got to, it gets there by small steps.
+    big = [number for number, chunk in enumerate(chunks) if chunk.replied > 32768]
+    assert len(big) == trusted
+    client.half_close()
+    assert len(client.receive_rest()) == -(-sent // len(message)) * len(reply)
+    assert [number for number, chunk in enumerate(chunks) if chunk.replied > 32768] == big
+    if trusted:
+        assert max(chunk.received for chunk in chunks[big[0] + 1 :]) <= 479
 
 
 def test_14_pipelining_client_that_never_reads_is_counted(start):
@@ -176,6 +236,35 @@ def test_16_stalled_writer_that_moves_lives(start):
     assert server.limit_hits("write-timeout") == 0
 
 
+def test_16_stalled_writer_is_aborted_though_its_peer_goes_on_sending(start):
+    """Bytes that come in are no sign that any go out: below the high-water mark the peer is still read."""
+    closed: list[Exception | None] = []
+
+    class Talks(Protocol):
+        def on_connect(self) -> bytes:
+            return b"x" * 1_000_000
+
+        def on_close(self, error: Exception | None) -> None:
+            closed.append(error)
+
+    server = start(Talks, small_limits(high_water_bytes=1 << 22, write_timeout_s=0.2, idle_timeout_s=60))
+    small_send_buffers(server)
+    client = server.connect(receive_buffer=4096)
+    connection = server.connection()
+
+    def dribble_until_closed() -> bool:
+        try:
+            client.send(b"y")  # several in each interval of the sweep
+        except ConnectionError:
+            wait_until(lambda: closed, "aborted between the look and the send")
+        return bool(closed)
+
+    wait_until(dribble_until_closed, "aborted while it sends")
+    assert str(closed[0]) == "not one byte read by the peer in 0.2 s"
+    assert connection.bytes_received  # it was read, as the limits that were hit say, too
+    assert server.call(lambda: server.server.stats.limits) == {"write-timeout": 1}
+
+
 # ---------------------------------------------------------------------- 17
 
 
@@ -276,11 +365,12 @@ class Refuses(Protocol):
 
 
 def test_19_error_reply_survives_close_with_unread_input(start):
-    server = start(Refuses)
+    server = start(Refuses, small_limits(linger_timeout_s=60))
     for _ in range(10):
         client = server.connect()
         client.send(b"x" * 300_000)
         assert client.receive_rest() == b"ERR go away\n"
+        assert_no_reset_follows(client)
         client.close()
     server.wait_empty()
     assert server.call(lambda: server.server.stats.limits) == {}

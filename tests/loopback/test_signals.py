@@ -10,7 +10,7 @@ import time
 import pytest
 
 from evloop import EventLoop
-from harness import run_pass, run_until
+from harness import DEADLINE_S, run_pass, run_until, wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals here")
 
@@ -25,16 +25,29 @@ def _signals_restored():
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def kill_soon(signum: int = signal.SIGUSR1) -> threading.Thread:
-    """Send this process a signal when its main thread sleeps in poll, as nearly as can be told."""
+def run_until_signalled(loop: EventLoop, signum: int) -> None:
+    """Run a loop that has no timer, and send this process a signal when it waits. Its callback must stop the loop.
+
+    If the signal doesn't end the wait nothing does, so another thread gives up at last, and the test fails.
+    """
+    assert loop.timers == 0
+    over = threading.Event()
+    gave_up = []
 
     def kill() -> None:
-        time.sleep(0.02)  # not to synchronise: it works at any moment, but this is the one to test
+        wait_until(lambda: loop.waiting, "the loop waits")
+        time.sleep(0.02)  # not to synchronise: it works at any moment, but when it sleeps in poll is the one to test
         os.kill(os.getpid(), signum)
+        if not over.wait(DEADLINE_S):
+            gave_up.append(f"the signal did not wake the loop in {DEADLINE_S:g} s")
+            loop.call_soon_threadsafe(loop.stop)
 
     thread = threading.Thread(target=kill)
     thread.start()
-    return thread
+    loop.run()
+    over.set()
+    thread.join()
+    assert not gave_up
 
 
 def test_a_signal_wakes_the_loop_and_its_callback_runs_in_it(loop):
@@ -45,9 +58,7 @@ def test_a_signal_wakes_the_loop_and_its_callback_runs_in_it(loop):
         loop.stop()
 
     loop.add_signal_handler(signal.SIGUSR1, on_signal, "a", 1)
-    thread = kill_soon()
-    loop.run()  # nothing else would end its wait
-    thread.join()
+    run_until_signalled(loop, signal.SIGUSR1)
     assert calls == [(("a", 1), threading.main_thread())]
     loop.remove_signal_handler(signal.SIGUSR1)
 
@@ -97,9 +108,7 @@ def test_removing_one_of_two_keeps_the_other_awake(loop):
     loop.add_signal_handler(signal.SIGUSR1, loop.stop)
     loop.add_signal_handler(signal.SIGUSR2, lambda: (calls.append(2), loop.stop()))
     loop.remove_signal_handler(signal.SIGUSR1)
-    thread = kill_soon(signal.SIGUSR2)
-    loop.run()
-    thread.join()
+    run_until_signalled(loop, signal.SIGUSR2)
     assert calls == [2]
     loop.remove_signal_handler(signal.SIGUSR2)
 
