@@ -27,27 +27,12 @@ from evloop.linger import Linger
 from evloop.log import WARNING
 from evloop.poller import READ, WRITE, Handler
 from evloop.protocol import Protocol
+from evloop.receiving import FIRST_RECV_BYTES, RECV_BYTES, next_recv_bytes
 from evloop.state import State
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.loop import EventLoop
-
-# What one recv takes at most. The result is cut to what arrived, so an idle connection holds nothing. From 128 KiB
-# on, malloc would map and unmap memory for each call: 12 us.
-RECV_BYTES = 65536
-# What it takes at first. With its header this is just what CPython's own allocator handles (512 bytes), which makes a
-# receive 0.1 us cheaper than malloc does; most messages are short.
-FIRST_RECV_BYTES = 479
-# How much more it takes each time that was filled.
-_RECV_GROWTH = 8
-# More than this should not come of one receive, as the length of replies stands for the work they were: 64 KiB of
-# messages of a byte or two can be tens of milliseconds, in which nobody else gets a turn. Growth stops before it. A
-# peer that gets there all the same, by big messages first and tiny ones then, is received in small portions for the
-# rest of its life: just too small to be considered for growth.
-MAX_TURN_REPLY_BYTES = 32768
-_WARY_RECV_BYTES = FIRST_RECV_BYTES - 1
-
 
 # Looking up a member of an enum costs as much as a method call in Python 3.11, a global does not.
 _OPEN = State.OPEN
@@ -276,8 +261,12 @@ class Connection:
         except Exception as error:
             self._callback_failed(error)
             return
-        if size >= FIRST_RECV_BYTES and (size == self._recv_bytes or (reply and len(reply) > size)):
-            self._choose_recv_bytes(size, len(reply) if reply else 0)
+        if (
+            size >= FIRST_RECV_BYTES  # less never changes anything, and most receives are less
+            and (size == self._recv_bytes or (reply and len(reply) > size))
+            and not self.protocol.wants_whole_chunks
+        ):
+            self._recv_bytes = next_recv_bytes(self._recv_bytes, size, len(reply or b""))
         if reply:
             if self._unsent:
                 self.reply(reply)
@@ -291,15 +280,6 @@ class Connection:
                 self.reply(reply[sent:])
 
     # ------------------------------------------------------------------ reading, off the hot path
-
-    def _choose_recv_bytes(self, received: int, replied: int) -> None:
-        """After a receive that was filled, or that made for more than itself: how much may the next one take?"""
-        if self.protocol.wants_whole_chunks:
-            return
-        if replied > MAX_TURN_REPLY_BYTES:
-            self._recv_bytes = _WARY_RECV_BYTES
-        elif received == self._recv_bytes and replied * _RECV_GROWTH <= MAX_TURN_REPLY_BYTES:
-            self._recv_bytes = min(received * _RECV_GROWTH, RECV_BYTES)
 
     def _handle_eof(self) -> None:
         self._peer_ended = True
