@@ -8,8 +8,8 @@ from harness import Client
 def assert_no_reset_follows(client: Client) -> None:
     """After the server's last words and its FIN, the client can go on sending as if it had not noticed yet.
 
-    On loopback the words always come first and stay readable, reset or not; over a network a reset may overtake them. So
-    it is the reset itself that must not come: the server reads on, and drops what it reads.
+    On loopback the words always come first and stay readable, reset or not; over a network a reset may overtake them.
+    So it is the reset itself that must not come: the server reads on, and drops what it reads.
     """
     for _ in range(10):
         client.send(b"y" * 10_000)  # fails once a reset has come, and a closed end answers each of these with one

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import selectors
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import evloop.listener
+from evloop import Connection, Limits, LineProtocol
+from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.errors import ListenError
 from evloop.listener import open_listeners
+from evloop.state import State
+from faults.faultysocket import FaultySocket
 from faults.processes import ROOT, SERVER, Process, listening_socket
-from harness import DEADLINE_S, wait_until
+from harness import DEADLINE_S, run_pass, run_until, small_limits, wait_until
 
 EXIT_ABORTED = 1
 EXIT_CANNOT_LISTEN = 3
@@ -104,6 +111,53 @@ def test_31_signal_with_nobody_connected_stops_at_once(spawn):
     assert server.wait() == 0
 
 
+def test_31_signal_twice_within_milliseconds_never_ends_it_by_the_signal(spawn):
+    servers = [spawn() for _ in range(20)]
+    for number, server in enumerate(servers):
+        server.signal(signal.SIGTERM)
+        time.sleep(0.0005 * number)  # the second one comes at another moment of the end each time
+        server.signal(signal.SIGTERM)
+    statuses = [server.wait() for server in servers]
+    assert set(statuses) <= {0, EXIT_ABORTED}, statuses
+    assert not [server.log for server in servers if "Traceback" in server.log]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
+def test_31_signal_of_a_closed_terminal_stops_it_unless_it_is_ignored(spawn):
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else these tests run under nohup themselves
+        server = spawn()
+        client = server.connect()
+        assert client.ask(b"abc\n", 2) == b"3\n"
+        server.stop()
+        client.send(b"abcd\n")
+        server.signal(signal.SIGHUP)
+        server.resume()
+        assert client.receive_rest() == b"4\n"
+        client.close()
+        assert server.wait() == 0
+    if shutil.which("nohup"):
+        server = spawn(prefix=("nohup",))
+        client = server.connect()
+        server.signal(signal.SIGHUP)
+        assert client.ask(b"abc\n", 2) == b"3\n"
+        assert "stopping" not in server.log
+        client.close()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+def test_status_is_written_on_request_whatever_the_log_level(spawn):
+    server = spawn("--log-level", "error")
+    client = server.connect()
+    assert client.ask(b"abc\n", 2) == b"3\n"
+    server.signal(signal.SIGUSR1)
+    server.wait_for_log("slowest handler")
+    status = server.log.partition("status:")[2]
+    assert re.search(r"^  connections +1 of \d+ open$", status, re.M)
+    assert re.search(r"^  received +4 bytes$", status, re.M)
+
+
 # ---------------------------------------------------------------------- 32
 
 
@@ -157,6 +211,78 @@ def test_32_drain_takes_all_that_a_receive_buffer_can_hold(spawn):
     assert answered * 1000 > 65536
     client.close()
     assert server.wait() == 0
+
+
+@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+def test_32_drain_is_not_cut_by_the_message_deadline(start):
+    """The message that has begun will never end, as nothing is read any more: that is not its client's fault."""
+    limits = small_limits(message_timeout_s=0.3, high_water_bytes=1 << 23, drain_timeout_s=60)
+    settings = ServiceSettings(template="{count:>999}", limits=limits)
+    server = start(make_server=lambda loop: CharCountServer(loop, settings))
+    server.server.listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    release = server.hold()
+    client = server.connect(receive_buffer=4096)
+    client.send(b"\n" * 1000 + b"unfinished")
+    server.loop.call_soon_threadsafe(server.server.drain)  # accepts it, reads it, and closes it, as far as it can
+    release.set()
+    began, received = time.monotonic(), b""
+    while time.monotonic() - began < 1.2:  # four times as long as a message may take
+        received += client.receive_exactly(2048)
+        time.sleep(0.01)
+    assert len(received) < 500_000  # it had to be sent much all the time
+    assert received + client.receive_rest() == (b" " * 998 + b"0\n") * 1000
+    client.close()
+    server.wait_empty()
+    assert server.call(lambda: server.server.stats.limits) == {}
+    assert not server.server.aborted
+
+
+@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+def test_32_drain_ends_though_the_peer_never_stops_sending(loop):
+    """There is always more to read. Answered is what a full receive buffer can have held when it began."""
+    line, received = b"x" * 999 + b"\n", bytearray()
+
+    class Lengths(LineProtocol):
+        def on_line(self, line: bytes) -> bytes:
+            received.extend(line + b"\n")
+            return b"%d\n" % len(line)
+
+    near, peer = socket.socketpair()
+    near.setblocking(False)
+    peer.setblocking(False)
+    replies: list[bytes] = []
+
+    def never_runs_dry(size: int) -> int:
+        try:
+            replies.append(peer.recv(1 << 20))
+        except BlockingIOError:
+            pass
+        try:
+            while not connection.closing:
+                peer.send(line)  # whole or not at all, as it is short
+        except BlockingIOError:
+            pass
+        return size
+
+    faulty = FaultySocket(near, receive_plan=never_runs_dry)
+    connection = Connection(loop, faulty, "peer", Lengths(), Limits())
+    connection.open()
+    peer.send(line)
+    run_until(loop, lambda: connection.bytes_received > 200_000, "it is at it")
+    before = connection.bytes_received
+    held = near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    connection.drain()
+    run_until(loop, lambda: connection.closing, "the end of reading")
+    # And at most what was received in the pass that found this out: by the drain, and by the loop.
+    assert before + held <= connection.bytes_received <= before + held + 2 * 65536
+    peer.shutdown(socket.SHUT_WR)
+    run_until(loop, lambda: connection.state is State.CLOSED, "the end")
+    while part := peer.recv(1 << 20):
+        replies.append(part)
+    assert len(received) > before + held - len(line)
+    assert b"".join(replies) == b"999\n" * (len(received) // len(line))
+    run_pass(loop)
+    peer.close()
 
 
 # ---------------------------------------------------------------------- 33

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import selectors
@@ -18,7 +19,9 @@ import evloop.poller
 from evloop import EventLoop, Protocol, Server
 from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.descriptors import affordable_connections
+from evloop.listener import Listener
 from faults.endings import read_to_the_end
+from faults.faultysocket import FaultyListener
 from faults.processes import SPINNING
 from harness import DEADLINE_S, Client, LoopThread, run_pass, run_until, small_limits, wait_until
 
@@ -144,6 +147,34 @@ def test_25_handler_exceptions_by_the_thousand_are_not_a_log_flood(start, logged
         client.close()
     assert server.server.stats.failed == 200
     assert len(logged.records) < 200
+
+
+def test_25_handler_exceptions_and_exhaustion_are_logged_beside_a_crowd_of_refusals(start, logged):
+    """A client that can provoke one kind of line can't hide another kind behind it."""
+    logged.expect("refused: too-many-connections limit 1")
+    logged.allow("left out")
+    logged.expect(r"ERROR evloop: connection 127\.0\.0\.1:\d+ aborted: its protocol raised")
+    logged.expect("WARNING evloop: cannot accept on")
+
+    class Fails(Protocol):
+        def on_data(self, data: bytes) -> None:
+            raise RuntimeError("on purpose")
+
+    server = start(Fails, small_limits(max_connections=1))
+    victim = server.connect()
+    wait_until(server.connections, "the one that fits")
+    for _ in range(60):
+        assert server.connect().receive_line() == b"ERR too-many-connections limit 1\n"
+    victim.send(b"x")
+    assert not victim.was_reset()
+    faulty = FaultyListener(errno.EMFILE, times=1)
+    listener = server.call(Listener, server.loop, faulty, 10, lambda sock, address: sock.close())
+    with Client(faulty.getsockname()):
+        wait_until(lambda: listener.exhausted, "an accept failed")
+    server.call(listener.close)
+    (raised,) = [record for record in logged.records if record.levelname == "ERROR"]
+    assert raised.exc_info is not None
+    assert isinstance(raised.exc_info[1], RuntimeError)
 
 
 # ---------------------------------------------------------------------- 26
@@ -363,6 +394,53 @@ def test_29_blocked_loop_is_detected_and_named(spawn_program):
         assert " 1 slow, " in status
         assert re.search(r"worst lag +0\.3", status)
         assert re.search(r"slowest handler +0\.3\d+ s by Blocks\.on_line", status)
+
+
+# Two slow handlers, of which the second is the less slow one.
+BLOCKS_TWICE = """
+import logging, sys, time
+from evloop import EventLoop, Protocol, Server
+from evloop.serving import prepare
+
+class Blocks(Protocol):
+    def data_handler(self):
+        return self.choose
+
+    def choose(self, data):
+        self.connection.set_data_handler(self.much if data == b"much" else self.little)
+        return b"."
+
+    def much(self, data):
+        time.sleep(0.45)
+        return b"."
+
+    def little(self, data):
+        time.sleep(0.12)
+        return b"."
+
+logging.basicConfig(format="%(levelname)s %(message)s")
+with EventLoop(slow_pass_s=0.1) as loop:
+    server = Server(loop, Blocks)
+    print("listening on", *server.listen(), file=sys.stderr, flush=True)
+    prepare(loop, server)
+    loop.run()
+"""
+
+
+def test_29_blocked_loop_by_two_handlers_names_the_slower(spawn_program):
+    server = spawn_program(BLOCKS_TWICE)
+    much, little = server.connect(), server.connect()
+    assert much.ask(b"much", 1) == b"."
+    assert little.ask(b"little", 1) == b"."
+    server.stop()  # so that both are found ready in one pass
+    much.send(b"x")
+    little.send(b"x")
+    server.resume()
+    assert much.receive_exactly(1) == b"."
+    assert little.receive_exactly(1) == b"."
+    server.wait_for_log("the loop was blocked for")
+    (named,) = re.findall(r"blocked for (?:0\.5[7-9]|0\.[6-9]|[1-9]).* by (\S+)", server.log)  # by both
+    assert named == "Blocks.much"
 
 
 def test_29_loop_that_only_waits_is_not_called_blocked(spawn):

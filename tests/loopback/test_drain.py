@@ -181,6 +181,31 @@ def test_what_is_left_at_the_deadline_is_aborted(start, logged):
     assert server.limit_hits("drain-timeout") == 2
 
 
+def test_who_stalls_during_a_drain_was_not_ended_in_order(start):
+    class Large(Protocol):
+        def on_connect(self) -> bytes:
+            return bytes(12_000_000)
+
+    server = start(Large, small_limits(write_timeout_s=0.2, drain_timeout_s=60))
+    release = server.hold()
+    client = server.connect(receive_buffer=4096)
+    server.loop.call_soon_threadsafe(server.server.drain)  # accepts it, too: it can't be given up before
+    release.set()
+    wait_until(lambda: server.limit_hits("write-timeout") == 1, "given up")
+    assert server.server.aborted
+    assert server.limit_hits("drain-timeout") == 0
+    assert client.was_reset()
+
+
+def test_a_limit_before_a_drain_is_not_its_affair(start):
+    server = start(Upper, small_limits(idle_timeout_s=0.1))
+    client = server.connect()
+    assert client.receive_rest() == b""
+    assert server.limit_hits("idle-timeout") == 1
+    Drained(server).wait()
+    assert not server.server.aborted
+
+
 def test_a_peer_that_floods_does_not_keep_the_server(start):
     server = start(Upper)
     client = server.connect()
