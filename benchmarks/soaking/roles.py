@@ -11,11 +11,12 @@ import random
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from soaking.target import MAX_CONNECTIONS, MAX_MESSAGE_BYTES
+from soaking.target import LIMITS, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ADDRESS, MAX_MESSAGE_BYTES
 
 TIMEOUT_S = 20.0
 
@@ -27,11 +28,14 @@ class Soak:
     """What the roles share.
 
     Attributes:
+        address: where the server listens.
+        few_descriptors: while its context is entered, the server has hardly a descriptor to spare.
         counts: how often what happened, by name.
         problems: what must not happen, in words.
     """
 
     address: tuple[str, int]
+    few_descriptors: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     over: threading.Event = field(default_factory=threading.Event)
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -47,13 +51,15 @@ class Soak:
         with self._lock:
             self.problems.append(text)
 
-    def connect(self, *, receive_buffer: int | None = None) -> socket.socket:
-        """A new client socket."""
+    def connect(self, *, receive_buffer: int | None = None, source: str | None = None) -> socket.socket:
+        """A new client socket, from the address ``source`` if that is given."""
         sock = socket.socket()
         sock.settimeout(TIMEOUT_S)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         try:
+            if source is not None:
+                sock.bind((source, 0))
             sock.connect(self.address)
         except BaseException:
             sock.close()
@@ -195,6 +201,20 @@ def flood(soak: Soak, chance: random.Random) -> None:
         reset(sock) if chance.random() < 0.5 else sock.close()
 
 
+def flood_and_read(soak: Soak, chance: random.Random) -> None:
+    """Sends nothing but tiny messages, as fast as it can, and reads the answers, which are much longer."""
+    while not soak.over.is_set():
+        message, reply = chance.choice(
+            [
+                (b"\xff\n", b"ERR invalid-utf8 at byte 0\n"),
+                (b"a\xff\r\n", b"ERR invalid-utf8 at byte 1\n"),
+                (b"\n", b"0\n"),
+            ]
+        )
+        count = chance.randrange(10_000, 60_000)
+        _pipeline(soak, message, reply, count, "tiny messages answered")
+
+
 def never_reads(soak: Soak, chance: random.Random) -> None:
     """Pipelines for ever and does not read, until the server gives it up."""
     while not soak.over.is_set():
@@ -213,25 +233,37 @@ def reads_slowly(soak: Soak, chance: random.Random) -> None:
     """Pipelines a lot and reads slowly, but reads: it must get everything."""
     while not soak.over.is_set():
         count = chance.randrange(20_000, 60_000)
-        with soak.connect(receive_buffer=8192) as sock:
-            sender = threading.Thread(target=_send_quietly, args=(sock, b"ab\n" * count))
-            sender.start()
-            left, refused = 2 * count, False
-            while left > 0:
-                try:
-                    part = sock.recv(4096)
-                except ConnectionError:
-                    part = b""
-                refused = refused or part.startswith(b"ERR too-many")
-                if not part:
-                    break
-                left -= len(part)
+        _pipeline(soak, b"ab\n", b"2\n", count, "messages of slow readers answered", slowly=True)
+
+
+def _pipeline(soak: Soak, message: bytes, reply: bytes, count: int, what: str, *, slowly: bool = False) -> None:
+    """Send so many messages at once, and check every reply; who is refused goes without."""
+    size, at = count * len(reply), 0
+    with soak.connect(receive_buffer=8192 if slowly else None) as sock:
+        sender = threading.Thread(target=_send_quietly, args=(sock, message * count))
+        sender.start()
+        refused = False
+        while at < size:
+            try:
+                part = sock.recv(4096 if slowly else 65536)
+            except ConnectionError:
+                part = b""
+            refused = refused or (at == 0 and part.startswith(b"ERR too-many"))
+            if not part or refused:
+                break
+            shift = at % len(reply)
+            if part != (reply * (len(part) // len(reply) + 2))[shift : shift + len(part)]:
+                soak.problem(f"wrong reply to {message!r} among {part[:100]!r}")
+            at += len(part)
+            if slowly:
                 soak.over.wait(0.002)
-            if left and not refused:
-                soak.problem(f"a slow reader lacks {left} of {2 * count} bytes")
-            elif not refused:
-                soak.count("slow readers served")
-        sender.join(TIMEOUT_S)
+        if refused or not at:  # one who is refused and sends on may miss the reason
+            soak.count("pipelines refused")
+        elif at < size:
+            soak.problem(f"one who sent {message!r} {count} times and read lacks {size - at} of {size} bytes")
+        else:
+            soak.count(what, count)
+    sender.join(TIMEOUT_S)
 
 
 def _send_quietly(sock: socket.socket, data: bytes) -> None:
@@ -283,17 +315,67 @@ def bad_bytes(soak: Soak, chance: random.Random) -> None:
         soak.over.wait(0.005)
 
 
+def silent(soak: Soak, chance: random.Random) -> None:
+    """Asks once, or never, and says nothing more until the server gives it up."""
+    while not soak.over.is_set():
+        with soak.connect() as sock:
+            sock.settimeout(0.1)
+            sock.sendall(chance.choice([b"", b"abc\n"]))
+            began, got = time.monotonic(), b""
+            while not soak.over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    part = sock.recv(100)
+                    got += part
+                    if not part:
+                        soak.count("refused: silent" if got.startswith(b"ERR") else "given up: silent")
+                        break
+                if time.monotonic() - began > 2 * (LIMITS.idle_timeout_s or 0) + 5:
+                    soak.problem("a silent client was not given up")
+                    return
+
+
+def amplifies(soak: Soak, chance: random.Random) -> None:
+    """Earns full receives by a big message; then they are full of tiny ones, whose answers it does not read."""
+    while not soak.over.wait(0.2):
+        with soak.connect(receive_buffer=4096) as sock:
+            sock.sendall(b"x" * 400_000 + b"\n")
+            if sock.recv(12, socket.MSG_WAITALL) != b"ERR too-long":
+                continue  # refused
+            try:
+                while not soak.over.is_set():
+                    sock.sendall(b"\xff\n" * 32_768)
+            except ConnectionError:
+                soak.count("given up: amplified")
+
+
 def crowd(soak: Soak, chance: random.Random) -> None:
     """Comes in a crowd that is more than the server takes, stays for a while, goes at once."""
+    together = True  # from one address, and the next time from so many that only their sum is too much
     while not soak.over.wait(chance.uniform(0.5, 2.0)):
+        sources = ["127.0.0.2"] if together else [f"127.0.0.{number}" for number in range(2, 8)]
+        size = (MAX_CONNECTIONS_PER_ADDRESS if together else MAX_CONNECTIONS) + 50
         socks = []
         with contextlib.suppress(OSError):
-            for _ in range(MAX_CONNECTIONS + 50):
-                socks.append(soak.connect())
-        soak.over.wait(0.3)
+            for number in range(size):
+                socks.append(soak.connect(source=sources[number % len(sources)]))
+        for sock in socks[-50:]:  # who are being refused, most of them; one sends on for as long as it can
+            sock.settimeout(0.05)
+            with contextlib.suppress(OSError):
+                sock.sendall(bytes(2 * LIMITS.linger_bytes))
+                break
+        soak.over.wait(chance.uniform(1.2, 2) * LIMITS.linger_timeout_s)
         for sock in socks:
             reset(sock) if chance.random() < 0.3 else sock.close()
         soak.count("crowds")
+        together = not together
+
+
+def squeezes(soak: Soak, chance: random.Random) -> None:
+    """Not a client: takes the server its descriptors for a moment. Who comes then has to wait, and is served."""
+    while not soak.over.wait(chance.uniform(1.0, 3.0)):
+        with soak.few_descriptors():
+            soak.over.wait(0.3)
+        soak.count("times out of descriptors")
 
 
 Role = Callable[[Soak, random.Random], None]
@@ -305,10 +387,14 @@ ROLES: dict[Role, int] = {
     churn: 2,
     resets: 1,
     flood: 2,
+    flood_and_read: 2,
     never_reads: 1,
+    amplifies: 1,
     reads_slowly: 2,
     dribbles: 4,
+    silent: 2,
     half_closes: 1,
     bad_bytes: 1,
     crowd: 1,
+    squeezes: 1,
 }

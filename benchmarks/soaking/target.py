@@ -6,14 +6,17 @@ a line; on stdout it answers with a line of JSON. The end of stdin, or SIGTERM, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +31,13 @@ from evloop.poller import READ
 ROOT = Path(__file__).resolve().parents[2]
 
 MAX_CONNECTIONS = 300
+MAX_CONNECTIONS_PER_ADDRESS = 200
 MAX_MESSAGE_BYTES = 100_000
 
 LIMITS = Limits(
     max_connections=MAX_CONNECTIONS,
-    idle_timeout_s=5.0,
+    max_connections_per_address=MAX_CONNECTIONS_PER_ADDRESS,
+    idle_timeout_s=3.0,
     message_timeout_s=1.0,
     write_timeout_s=1.0,
     linger_timeout_s=0.5,
@@ -41,7 +46,13 @@ LIMITS = Limits(
     # Much lower than usual, so that a client that does not read is noticed by these and not only by the kernel.
     high_water_bytes=32_768,
     low_water_bytes=8_192,
+    # The mark, the replies to one receive (32 KiB), and some to spare: it ends only who gets more out of a receive.
+    max_unsent_bytes=100_000,
 )
+# What the kernel holds for a client that does not read. Left alone it makes that megabytes, where no limit is hit.
+SEND_BUFFER_BYTES = 65_536
+# Descriptors that the server may have while they are scarce, beside those it has with nobody connected.
+FEW_DESCRIPTORS = 4
 
 
 @dataclass
@@ -109,6 +120,19 @@ class Target:
                 return now
             before = now
 
+    @contextlib.contextmanager
+    def few_descriptors(self) -> Iterator[None]:
+        """Lower its descriptor limit for a while, below what it has open by now. Nothing happens except on Linux."""
+        if not hasattr(self._psutil, "rlimit"):
+            yield
+            return
+        usual = self._psutil.rlimit(psutil.RLIMIT_NOFILE)
+        self._psutil.rlimit(psutil.RLIMIT_NOFILE, (self._at_start.descriptors + FEW_DESCRIPTORS, usual[1]))
+        try:
+            yield
+        finally:
+            self._psutil.rlimit(psutil.RLIMIT_NOFILE, usual)
+
     def stop(self) -> tuple[int, str]:
         """SIGTERM, and wait. Returns its exit status and all it has logged."""
         self.process.send_signal(signal.SIGTERM)
@@ -148,6 +172,8 @@ def serve() -> None:
     with EventLoop() as loop:
         server = CharCountServer(loop, ServiceSettings(max_message_bytes=MAX_MESSAGE_BYTES, limits=LIMITS))
         server.listen()
+        for listener in server.listeners:  # its connections inherit it
+            listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
         def answer(**what: object) -> None:
             print(json.dumps(what), flush=True)
