@@ -62,7 +62,7 @@ def send_until_full(client: Client, message: bytes, sent: int = 0) -> int:
         how many bytes have been sent in all.
     """
     batch = message * 32768
-    client.socket.settimeout(0.2)
+    client.socket.settimeout(0.1)
     try:
         while sent < 64_000_000:
             sent += client.socket.send(batch[sent % len(message) :])
@@ -80,6 +80,7 @@ def test_14_pipelining_client_that_never_reads_is_not_read(spawn, message, reply
     assert other.ask(b"abc\n", 2) == b"3\n"
     before = server.memory()
     client = server.connect(receive_buffer=4096)
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
     sent = send_until_full(client, message)
     assert server.memory() - before < 8_000_000
     assert server.cpu_share() < SPINNING
@@ -117,8 +118,13 @@ def test_14_pipelining_client_unsent_bytes_are_bounded(start, message, reply, tr
     release = server.hold()  # so that a receive finds all that it may take
     sent = send_until_full(client, message)
     release.set()
-    sent = send_until_full(client, message, sent)
-    assert server.call(lambda: connection.paused)
+
+    def more_until_paused() -> bool:
+        nonlocal sent
+        sent = send_until_full(client, message, sent)
+        return server.call(lambda: connection.paused)
+
+    wait_until(more_until_paused, "the high-water mark")
     assert server.limit_hits("high-water") == 1
     unsent = [server.call(lambda: connection.unsent_bytes), *(chunk.unsent_before + chunk.replied for chunk in chunks)]
     assert max(unsent) <= limits.high_water_bytes + (65536 // len(message) * len(reply) if trusted else 32768)
