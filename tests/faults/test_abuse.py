@@ -52,6 +52,8 @@ def test_abuse_of_the_log_is_not_possible_with_what_is_sent(spawn, abuse):
 def test_abuse_by_many_at_once_writes_few_lines(spawn):
     server = spawn()
     for _ in range(500):
-        server.connect().reset()
-    assert server.connect().ask(b"abc\n", 2) == b"3\n"
-    assert server.log.count("\n") < 300
+        client = server.connect()
+        assert client.ask(b"x\n", 2) == b"1\n"  # who says nothing is a probe, and not logged anyway
+        client.reset()
+    # Two lines each would be 1000. Twenty of a kind pass in a second, and this does not take many.
+    assert 2 < server.log.count("\n") < 300
