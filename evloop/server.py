@@ -276,6 +276,13 @@ class Server:
 
     def _forget_refused(self, connection: Connection, error: Exception | None) -> None:
         self._refused.discard(connection)
+        self._wake_listeners()
+
+    def _wake_listeners(self) -> None:
+        """A descriptor has become free, or will be at the end of this pass."""
+        for listener in self.listeners:
+            if listener.resting:
+                self.loop.call_soon(listener.resume)
 
     def _release_address(self, host: str) -> None:
         if self.limits.max_connections_per_address is not None:
@@ -299,9 +306,6 @@ class Server:
             if isinstance(error, LimitError):
                 stats.limits[error.limit] += 1
                 self.aborted = self.aborted or self.stopping
-        for listener in self.listeners:
-            if listener.resting:
-                # The descriptor itself is closed at the end of this pass.
-                self.loop.call_soon(listener.resume)
+        self._wake_listeners()
         if self.stopping:
             self.loop.call_soon(self._check_stopped)

@@ -122,7 +122,7 @@ def test_a_protocol_that_cannot_be_made(start, logged):
         return recorder()()
 
     server = start(factory, small_limits(max_connections_per_address=1))
-    assert server.connect().was_reset() in (True, False)
+    assert not server.connect().was_reset()  # nothing was lost, so an orderly end will do
     second = server.connect()  # the first one's place is free again
     wait_until(server.connections)
     second.close()

@@ -134,5 +134,5 @@ def test_a_slow_line_is_ended_by_the_message_timeout(start):
     client = server.connect()
     assert client.ask(b"quick\n", 6) == b"QUICK\n"
     client.send(b"slow")
-    assert client.was_reset() in (False, True)
+    client.was_reset()  # ended, in one way or the other
     wait_until(lambda: server.limit_hits("message-timeout") == 1)
