@@ -180,8 +180,7 @@ class Connection:
         """Answer all requests that have reached this machine, then `close`: for a server that stops.
 
         Reads until the kernel has nothing more, or, from a peer that never stops sending, what its receive buffer can
-        have held when this was called. Who has been idle for longer than ``limits.linger_timeout_s`` has what we said,
-        so nothing is waited for.
+        have held when this was called.
 
         Args:
             up_to_bytes: the value of `bytes_received` to stop at; for calls of its own.
@@ -197,11 +196,7 @@ class Connection:
                 # While it is paused, come back now and then; else in the next pass.
                 self.loop.call_later(0.01 if self._pause else 0, self.drain, up_to_bytes)
                 return
-        idle_s = self.loop.now - self.active_at if self.bytes_received + self.bytes_sent == self.activity else 0.0
-        if self._state is _OPEN and not self._unsent and idle_s > self.limits.linger_timeout_s:
-            self._teardown(None)
-        else:
-            self.close()
+        self.close()
 
     def count_limit(self, limit: str) -> None:
         """Count in the server's statistics that a limit was hit: for protocols that have some of their own."""

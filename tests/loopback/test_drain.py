@@ -43,18 +43,6 @@ def test_nobody_there(start):
     assert not server.server.aborted
 
 
-def test_clients_that_have_been_idle_for_long_are_not_waited_for(start):
-    server = start(Upper, small_limits(linger_timeout_s=0.2, write_timeout_s=0.4))
-    client = server.connect()
-    assert client.ask(b"ready\n", 6) == b"READY\n"
-    connection, loop = server.connection(), server.server.loop
-    wait_until(lambda: connection.activity == 12 and loop.now - connection.active_at > 0.2, "idle for long")
-    Drained(server).wait()
-    assert server.limit_hits("linger-timeout") == 0
-    assert client.receive_rest() == b""
-    assert not server.server.aborted
-
-
 def test_idle_connections_are_closed_in_order(start):
     protocol = recorder()
     server = start(protocol)
