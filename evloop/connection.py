@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 A connection is read at most once per pass of the loop. What its protocol returns is sent at once; what it writes by
-other ways is sent when every ready connection has been read (`flush_pending`, called by the loop), in one piece. Only
+other ways is sent near the end of the pass (`flush_pending`, called by the loop), in one piece. Only
 when the kernel does not take all of it is a `SendQueue` made and the descriptor registered for writability. So the
 common exchange is one recv, one call of the protocol, one send, and an idle connection holds no buffer at all.
 
@@ -27,7 +27,7 @@ from evloop.linger import Linger
 from evloop.log import WARNING
 from evloop.poller import READ, WRITE, Handler
 from evloop.protocol import Protocol
-from evloop.receiving import FIRST_RECV_BYTES, RECV_BYTES, next_recv_bytes
+from evloop.receiving import FIRST_RECV_BYTES, MAX_TURN_REPLY_BYTES, RECV_BYTES, next_recv_bytes
 from evloop.state import State
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -225,7 +225,10 @@ class Connection:
 
     @property
     def stalled(self) -> bool:
-        """True when the kernel did not take all that was written: the peer reads slower than we write."""
+        """True when the kernel did not take all that was written: the peer reads slower than we write.
+
+        Also between several writes in one pass and the end of that pass.
+        """
         return type(self._unsent) is SendQueue
 
     @property
@@ -258,7 +261,7 @@ class Connection:
             return
         if (
             size >= FIRST_RECV_BYTES  # less never changes anything, and most receives are less
-            and (size == self._recv_bytes or (reply and len(reply) > size))
+            and (size == self._recv_bytes or (reply and len(reply) > MAX_TURN_REPLY_BYTES))
             and not self.protocol.wants_whole_chunks
         ):
             self._recv_bytes = next_recv_bytes(self._recv_bytes, size, len(reply or b""))
@@ -311,7 +314,7 @@ class Connection:
             self._unsent = unsent = queue
         before = len(unsent)
         unsent.append(data)
-        if not self._over_cap(unsent) and before <= self.limits.high_water_bytes < before + len(data):
+        if not self._abort_if_over_cap(unsent) and before <= self.limits.high_water_bytes < before + len(data):
             # The socket may not have been tried for long, and nobody else would notice that the mark is crossed.
             self.loop.pending_writes.append(self)
 
@@ -341,10 +344,10 @@ class Connection:
         queue.append(data[sent:])
         self._unsent = queue
         self.bytes_sent += sent
-        if not self._over_cap(queue):
+        if not self._abort_if_over_cap(queue):
             self._unsent_changed()
 
-    def _over_cap(self, queue: SendQueue) -> bool:
+    def _abort_if_over_cap(self, queue: SendQueue) -> bool:
         """Abort the connection, and return True, if it holds more unsent bytes than a connection may."""
         limit = self.limits.max_unsent_bytes
         if len(queue) <= limit:
@@ -467,7 +470,7 @@ class Connection:
 
 
 def flush_pending(pending: Iterable[Connection]) -> None:
-    """Send what was written in this pass. Called by the loop after all handlers have run."""
+    """Send what was written in this pass. Called by the loop: step 5 of a pass."""
     for connection in pending:
         data = connection._unsent
         if type(data) is not bytes or not data:

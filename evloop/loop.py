@@ -193,11 +193,12 @@ class EventLoop:
         # A signal alone is likely to be the monitor's own: one that means something has queued a call.
         if self._calls or [fd for fd, _ in events] != [self._wakeup_reader.fileno()]:
             self.unwatched = False
-            if self._monitor is not None:
-                self._monitor.watch()
+            assert self._monitor is not None  # who else said so?
+            self._monitor.watch()
 
     def _pass_was_slow(self, lag_s: float) -> None:
-        what = "a handler that was not looked for" if self._monitor is None else self._monitor.found_in(self.passes)
+        assert self._monitor is not None
+        what = self._monitor.found_in(self.passes)
         self.slow_passes += 1
         if self.slowest is None or lag_s > self.slowest[0]:
             self.slowest = (lag_s, what)

@@ -76,7 +76,9 @@ class Monitor:
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
     def found_in(self, current_pass: int) -> str:
-        """What was running most of the times that it looked in this pass."""
+        """What was running most of the times that it looked in this pass, as words for a log line."""
+        if not self._active:
+            return "a handler that could not be looked for"
         if self._found_pass != current_pass:
             return "a handler that was not seen at it"
         ((function, _),) = self._found.most_common(1)

@@ -1,4 +1,4 @@
-"""Logging that cannot be used to fill a disk or to slow a server down.
+"""Logging that a client cannot flood.
 
 A client decides how often it connects, resets or sends rubbish, so it would decide how many lines are logged. Here it
 does not: so many lines of a kind pass in each second, and after it a line says how many were left out. Each kind has a
@@ -110,4 +110,10 @@ class LimitedLogger:
         for text, budget in list(self._budgets.items()):
             if budget.left_out:
                 left_out, budget.left_out = budget.left_out, 0
-                self._logger.log(WARNING, "%d lines like these left out: %s", left_out, text)
+                self._logger.log(WARNING, "%d lines like these left out: %s", left_out, _without_conversions(text))
+
+
+def _without_conversions(text: str) -> str:
+    """``"lost: %s after %.3f s"`` as ``"lost: … after … s"``."""
+    first, *others = text.split("%")
+    return "…".join([first, *(other.lstrip("-+#.0123456789")[1:] for other in others)])

@@ -31,7 +31,7 @@ def next_recv_bytes(asked: int, received: int, replied: int) -> int:
     """What the next receive takes.
 
     To be called where it can matter: when at least `FIRST_RECV_BYTES` were received, and these were all that was asked
-    for, or the replies are longer than they.
+    for, or the replies are over the bound.
 
     Args:
         asked: what this one took at most.

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _log = Logger("evloop.server")
 
-# Clients over the limit that are being told so, at the same time. Beyond it they are just closed: each needs a
-# descriptor.
+# Clients over the limit that are being told so and waited for, at the same time. Beyond it they are told, and closed at
+# once: each needs a descriptor.
 _MAX_REFUSALS = 16
 
 

@@ -12,10 +12,12 @@ from loadgen.settings import Settings
 from loadgen.workload import ALPHABETS, SizeError, parse_sizes
 
 EPILOG = """\
-Exit status: 0 fine; 1 a reply was wrong or missing, a connection failed, or an --assert does not hold; 2 wrong usage;
-3 the run could not take place; 4 INVALID: the numbers can't be trusted, the reason is printed; 130 interrupted.
+Exit status: 0 fine; 1 a reply was wrong or missing, a connection failed, or an
+--assert does not hold; 2 wrong usage; 3 the run could not take place; 4
+INVALID: the numbers can't be trusted, the reason is printed; 130 interrupted.
 
-  load.py compare A.json B.json      which of two is faster, by how much, how sure (each from --repeat 5 --json)
+  load.py compare A.json B.json    which of two is faster, by how much, how sure
+                                   (each from --repeat 5 --json)
 
 docs/benchmarking.md says what each number means.
 """
@@ -44,8 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
     defaults = Settings()
     parser = argparse.ArgumentParser(
         prog="load.py",
-        description="Drive a character-count server, check every reply, and say what it cost. Without arguments: the "
-        "project's own server, 300 connections, 5 seconds.",
+        description="Drive a character-count server, check every reply, and say what it cost.\n"
+        "Without arguments: the project's own server, 300 connections, 5 seconds.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

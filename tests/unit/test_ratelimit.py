@@ -53,7 +53,7 @@ def test_lines_pass_up_to_the_limit_and_the_next_second_says_how_many_did_not():
     assert len(bench.lines) == 3
     bench.now += 0.001
     bench.limited.log(logging.INFO, "line %d", 11)
-    assert bench.lines[3:] == ["8 lines like these left out: line %d", "line 11"]
+    assert bench.lines[3:] == ["8 lines like these left out: line …", "line 11"]
 
 
 def test_each_kind_of_line_has_a_budget_of_its_own():
@@ -62,6 +62,14 @@ def test_each_kind_of_line_has_a_budget_of_its_own():
         bench.limited.log(logging.INFO, "often %d", number)
     bench.limited.log(logging.INFO, "seldom %d", 1)
     assert bench.lines == ["often 0", "often 1", "seldom 1"]
+
+
+def test_what_was_left_out_is_shown_without_conversions():
+    bench = Bench(lines_per_s=1)
+    for _ in range(2):
+        bench.limited.log(logging.INFO, "lost %s after %.3f s", "it", 1.5)
+    bench.limited.flush()
+    assert bench.lines == ["lost it after 1.500 s", "1 lines like these left out: lost … after … s"]
 
 
 def test_texts_that_are_made_up_take_no_memory_for_ever():

@@ -28,7 +28,7 @@ class Turns:
             chunk = stream[: self.recv_bytes]
             reply = self.session.feed(chunk)
             self.replied.append(len(reply))
-            if len(chunk) >= FIRST_RECV_BYTES:
+            if len(chunk) >= FIRST_RECV_BYTES and (len(chunk) == self.recv_bytes or len(reply) > MAX_TURN_REPLY_BYTES):
                 self.recv_bytes = next_recv_bytes(self.recv_bytes, len(chunk), len(reply))
 
 

@@ -56,6 +56,7 @@ def make_parser() -> CommandParser:
         epilog="Each option can be set by a variable as well, --max-message by CHARCOUNT_MAX_MESSAGE and --classic by "
         "CHARCOUNT_CLASSIC=1; the command line wins. "
         "SIGTERM or Ctrl-C stops it: what has been received is answered first; a second one stops it at once. "
+        "SIGUSR1 logs a status. "
         "Exit status: 0 stopped, 1 stopped with connections aborted, 2 wrong usage, 3 cannot listen.",
     )
     where = parser.add_argument_group("where it listens")
