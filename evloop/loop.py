@@ -7,7 +7,7 @@ A pass has six steps, always in this order::
     1. poll         wait until a descriptor is ready, a timer is due, or a call is queued; then read the clock, once
     2. handlers     each ready descriptor's handler runs once: one recv each, so nobody starves; a reply leaves at once
     3. calls        those queued by `call_soon` before this step; those that they queue run in the next pass
-    4. timers       those that are due
+    4. timers       those that were due when the wait ended
     5. writes       what was written otherwise is sent, in one piece for each connection
     6. closing      descriptors of connections that ended in this pass are closed
 
@@ -101,6 +101,7 @@ class EventLoop:
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._closing: list[socket.socket] = []
         self._log = LimitedLogger(_log, clock, call_later=self.call_later)
+        self._pass_ended = self.now
         self._stopping = False
         self._running = False
         self._closed = False
@@ -122,6 +123,7 @@ class EventLoop:
         if self._running or self._closed:
             raise RuntimeError("this loop is closed" if self._closed else "this loop is running already")
         self._running = True
+        self._pass_ended = self.clock()
         if self._slow_pass_s is not None:
             self._monitor = Monitor(self, self._slow_pass_s)
         try:
@@ -143,13 +145,18 @@ class EventLoop:
         self._stopping = True
 
     def _run_pass(self) -> None:
-        # pending_writes: what was written because of the last pass's writes.
-        if self._calls or self.pending_writes or self._stopping:
-            timeout_s: float | None = 0
-        else:
-            timeout_s = self._timers.next_due()
-            if timeout_s is not None:
-                timeout_s = min(max(timeout_s - self.clock(), 0), _MAX_WAIT_S)
+        # A server that is not busy has a message or two in each pass, so what a pass costs they cost: no call here that
+        # can be spared.
+        due = self._timers.next_due()
+        timeout_s: float | None = None
+        if self._calls or self.pending_writes or self._stopping:  # pending: written because of the last pass's writes
+            timeout_s = 0
+        elif due is not None:
+            timeout_s = due - self._pass_ended
+            if timeout_s < 0:
+                timeout_s = 0
+            elif timeout_s > _MAX_WAIT_S:
+                timeout_s = _MAX_WAIT_S
         self.waiting = True
         events = self.poller.poll(timeout_s)
         self.waiting = False
@@ -166,12 +173,14 @@ class EventLoop:
                 continue  # gone since the poll: closed by another handler of this pass
             handler()
 
-        for _ in range(len(self._calls)):
-            self._run_call(*self._calls.popleft())
+        if self._calls:
+            for _ in range(len(self._calls)):
+                self._run_call(*self._calls.popleft())
 
-        newest = self._timers.newest  # those that they add wait for the next pass
-        while (due := self._timers.pop_due(self.now, newest)) is not None:
-            self._run_call(*due)
+        if due is not None and due <= self.now:
+            newest = self._timers.newest  # those that they add wait for the next pass
+            while (timer := self._timers.pop_due(self.now, newest)) is not None:
+                self._run_call(*timer)
 
         if self.pending_writes:
             # A new list: who writes again because of this flush is flushed in the next pass, so it comes to an end.
@@ -183,7 +192,8 @@ class EventLoop:
                 sock.close()
             self._closing.clear()
 
-        lag_s = self.clock() - self.now
+        self._pass_ended = self.clock()
+        lag_s = self._pass_ended - self.now
         if lag_s > self.worst_lag_s:
             self.worst_lag_s = lag_s
         if self._slow_pass_s is not None and lag_s > self._slow_pass_s:
