@@ -13,6 +13,12 @@ from __future__ import annotations
 from codecs import utf_8_decode
 
 
+# How much is decoded at once. Text may take four times the memory of its bytes, and together with a received chunk of
+# 64 KiB that is more than malloc keeps at the end of the heap: it would give memory back and ask for it again with each
+# chunk, which costs page faults, a quarter of the time for a long text.
+_PIECE_BYTES = 4096
+
+
 class Utf8Counter:
     """Counts the code points of one text, fed in pieces.
 
@@ -34,22 +40,25 @@ class Utf8Counter:
 
     def feed(self, data: bytes) -> None:
         """Count one more piece."""
+        begins_at = self.size
         self.size += len(data)
         if self.invalid_at is not None:
             return
-        if self.carry:
-            data = self.carry + data
-        elif data.isascii():
+        carry = self.carry
+        if not carry and data.isascii():
             self.characters += len(data)
             return
-        try:
-            text, used = utf_8_decode(data, "strict", False)
-        except UnicodeDecodeError as error:
-            self.invalid_at = self.size - len(data) + error.start
-            self.carry = b""
-            return
-        self.characters += len(text)
-        self.carry = data[used:]
+        for start in range(0, len(data), _PIECE_BYTES):
+            piece = carry + data[start : start + _PIECE_BYTES]
+            try:
+                text, used = utf_8_decode(piece, "strict", False)
+            except UnicodeDecodeError as error:
+                self.invalid_at = begins_at + start - len(carry) + error.start
+                self.carry = b""
+                return
+            self.characters += len(text)
+            carry = piece[used:]
+        self.carry = carry
 
     def finish(self) -> None:
         """The text ends here: a code point that is still incomplete is invalid."""
