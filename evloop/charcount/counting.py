@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from codecs import utf_8_decode
 
-
 # How much is decoded at once. Text may take four times the memory of its bytes, and together with a received chunk of
 # 64 KiB that is more than malloc keeps at the end of the heap: it would give memory back and ask for it again with each
 # chunk, which costs page faults, a quarter of the time for a long text.
