@@ -27,7 +27,13 @@ from evloop.linger import Linger
 from evloop.log import WARNING
 from evloop.poller import READ, WRITE, Handler
 from evloop.protocol import Protocol
-from evloop.receiving import FIRST_RECV_BYTES, MAX_TURN_REPLY_BYTES, RECV_BYTES, next_recv_bytes
+from evloop.receiving import (
+    FIRST_RECV_BYTES,
+    LARGE_RECV_BYTES,
+    MAX_TURN_REPLY_BYTES,
+    RECV_BYTES,
+    next_recv_bytes,
+)
 from evloop.state import State
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -261,7 +267,7 @@ class Connection:
             return
         if (
             size >= FIRST_RECV_BYTES  # less never changes anything, and most receives are less
-            and (size == self._recv_bytes or (reply and len(reply) > MAX_TURN_REPLY_BYTES))
+            and (size == self._recv_bytes or (size > LARGE_RECV_BYTES and reply and len(reply) > MAX_TURN_REPLY_BYTES))
             and not self.protocol.wants_whole_chunks
         ):
             self._recv_bytes = next_recv_bytes(self._recv_bytes, size, len(reply or b""))

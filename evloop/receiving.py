@@ -21,6 +21,9 @@ RECV_BYTES = 65536
 FIRST_RECV_BYTES = 479
 # How much more the next one takes when one was filled.
 _GROWTH = 8
+# A receive that got no more than this, and not all that was asked for, is not looked at: it takes a long reply to each
+# byte to make that much work.
+LARGE_RECV_BYTES = 2048
 # What the replies to one receive should not exceed: a millisecond of work where it is ten nanoseconds for a byte.
 MAX_TURN_REPLY_BYTES = 32768
 # For who exceeded it: never enough to be considered for growth again.
@@ -31,7 +34,7 @@ def next_recv_bytes(asked: int, received: int, replied: int) -> int:
     """What the next receive takes.
 
     To be called where it can matter: when at least `FIRST_RECV_BYTES` were received, and these were all that was asked
-    for, or the replies are over the bound.
+    for; or when more than `LARGE_RECV_BYTES` were, and the replies are over the bound.
 
     Args:
         asked: what this one took at most.

@@ -7,6 +7,7 @@ import pytest
 from evloop.charcount.session import LineSession, Replies
 from evloop.receiving import (
     FIRST_RECV_BYTES,
+    LARGE_RECV_BYTES,
     MAX_TURN_REPLY_BYTES,
     RECV_BYTES,
     WARY_RECV_BYTES,
@@ -28,7 +29,8 @@ class Turns:
             chunk = stream[: self.recv_bytes]
             reply = self.session.feed(chunk)
             self.replied.append(len(reply))
-            if len(chunk) >= FIRST_RECV_BYTES and (len(chunk) == self.recv_bytes or len(reply) > MAX_TURN_REPLY_BYTES):
+            large = len(chunk) > LARGE_RECV_BYTES and len(reply) > MAX_TURN_REPLY_BYTES
+            if len(chunk) >= FIRST_RECV_BYTES and (len(chunk) == self.recv_bytes or large):
                 self.recv_bytes = next_recv_bytes(self.recv_bytes, len(chunk), len(reply))
 
 
