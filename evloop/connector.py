@@ -52,7 +52,6 @@ class Connector:
         self._error = "no address"
         self._socket: socket.socket | None = None
         self._timer: Timer | None = None
-        self._done = False
         self._cancelled = False
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -64,12 +63,11 @@ class Connector:
 
     def cancel(self) -> None:
         """Give up. No callback of the protocol is called any more, unless the connection is open already."""
-        self._done = True
         self._cancelled = True
         self._release()
 
     def _try_next(self) -> None:
-        if self._done:
+        if self._cancelled:
             return
         while self._addresses:
             family, address = self._addresses.pop(0)
@@ -95,7 +93,6 @@ class Connector:
             if self._timeout_s is not None:
                 self._timer = self._loop.call_later(self._timeout_s, self._handle_timeout)
             return
-        self._done = True
         self._failed(f"cannot connect to {self._target}: {self._error}")
 
     def _failed(self, text: str) -> None:
@@ -115,7 +112,6 @@ class Connector:
             peer = peer_text(sock.getpeername())
         except OSError:
             return  # readiness is a hint: not connected yet
-        self._done = True
         self._socket = None
         self._release(sock)
         try:

@@ -51,6 +51,15 @@ def load() -> None:
         configure()
 
 
+def say(text: str) -> None:
+    """One line on stderr beside the log, if that can be written: nobody needs to read it for a program to go on."""
+    if sys.stderr is not None:  # else print would take stdout
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except OSError:
+            pass
+
+
 class Logger:
     """The logger of that name.
 

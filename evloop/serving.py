@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable
 
 from evloop.limits import Limits
-from evloop.log import INFO, NOTICE, Logger, load
+from evloop.log import INFO, NOTICE, Logger, load, say
 from evloop.loop import EventLoop
 from evloop.protocol import Protocol
 from evloop.ratelimit import LOADING_DELAY_S
@@ -49,19 +48,13 @@ def serve(
         try:
             addresses = server.listen(host, port)
             prepare(loop, server)
-            (print_addresses if on_listening is None else on_listening)(addresses)
+            if on_listening is None:
+                say("listening on " + ", ".join(addresses))
+            else:
+                on_listening(addresses)
             loop.run()
         finally:
             server.abort()  # nothing is left to abort, unless this ends by an exception
-
-
-def print_addresses(addresses: list[str]) -> None:
-    """Say on stderr where a server listens, if that can be written: nobody needs to read it for the server to serve."""
-    if sys.stderr is not None:  # else print would take stdout
-        try:
-            print("listening on " + ", ".join(addresses), file=sys.stderr, flush=True)
-        except OSError:
-            pass
 
 
 def prepare(loop: EventLoop, server: Server) -> None:

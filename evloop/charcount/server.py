@@ -45,11 +45,8 @@ class ServiceSettings:
         self.max_message_bytes = max_message_bytes
         self.limits = Limits() if limits is None else limits
 
-    def session_factory(self, limits_hit: Counter[str] | None = None) -> Callable[[], Session]:
-        """What makes the session of each connection. They share one table of replies.
-
-        Args:
-            limits_hit: as for the session.
+    def session_factory(self) -> Callable[[Counter[str]], Session]:
+        """What makes the session of each connection, given where it counts limits. They share one table of replies.
 
         Raises:
             TemplateError: the template can't be used.
@@ -57,7 +54,7 @@ class ServiceSettings:
         line = self.framing == "line"
         replies = Replies(self.template, end="\n" if line else "")
         session_class = LineSession if line else RawSession
-        return partial(session_class, replies, self.max_message_bytes, limits_hit)
+        return partial(session_class, replies, self.max_message_bytes)
 
 
 class CharCountProtocol(Protocol):
@@ -126,12 +123,12 @@ class CharCountServer(Server):
 
     def __init__(self, loop: EventLoop, settings: ServiceSettings | None = None) -> None:
         settings = ServiceSettings() if settings is None else settings
+        new_session = settings.session_factory()
         self.messages = 0
         self.errors = 0
         self.log = LimitedLogger(Logger("charcount"), loop.clock, call_later=loop.call_later)
         protocol_class = RawCharCountProtocol if settings.framing == "raw" else CharCountProtocol
-        super().__init__(loop, lambda: protocol_class(new_session(), self), settings.limits)
-        new_session = settings.session_factory(self.stats.limits)
+        super().__init__(loop, lambda: protocol_class(new_session(self.stats.limits), self), settings.limits)
 
     def message_totals(self) -> tuple[int, int]:
         """Messages answered since the start, and how many of them with an error; open connections included."""

@@ -351,19 +351,13 @@ def test_28_wake_up_by_a_signal_without_any_timer(spawn_program):
 
 # ---------------------------------------------------------------------- 29
 
-# A server one of whose handlers blocks when it is told to.
-BLOCKS = """
+# A program that serves a protocol named Blocks, and monitors its loop.
+SERVES_BLOCKS = """
 import logging, sys, time
-from evloop import EventLoop, LineProtocol, Server
+from evloop import EventLoop, LineProtocol, Protocol, Server
 from evloop.serving import prepare
 
-class Blocks(LineProtocol):
-    def on_line(self, line):
-        if line == b"block":
-            self.look_up_something()
-        return b"done" + bytes([10])
-    def look_up_something(self):
-        time.sleep(0.3)
+{protocol}
 
 logging.basicConfig(format="%(levelname)s %(message)s")
 with EventLoop(slow_pass_s=0.1) as loop:
@@ -373,9 +367,20 @@ with EventLoop(slow_pass_s=0.1) as loop:
     loop.run()
 """
 
+# A handler that blocks when it is told to.
+BLOCKS = """
+class Blocks(LineProtocol):
+    def on_line(self, line):
+        if line == b"block":
+            self.look_up_something()
+        return b"done" + bytes([10])
+    def look_up_something(self):
+        time.sleep(0.3)
+"""
+
 
 def test_29_blocked_loop_is_detected_and_named(spawn_program):
-    server = spawn_program(BLOCKS)
+    server = spawn_program(SERVES_BLOCKS.format(protocol=BLOCKS))
     client, other = server.connect(), server.connect()
     assert client.ask(b"go on\n", 5) == b"done\n"
     assert "blocked" not in server.log
@@ -398,10 +403,6 @@ def test_29_blocked_loop_is_detected_and_named(spawn_program):
 
 # Two slow handlers, of which the second is the less slow one.
 BLOCKS_TWICE = """
-import logging, sys, time
-from evloop import EventLoop, Protocol, Server
-from evloop.serving import prepare
-
 class Blocks(Protocol):
     def data_handler(self):
         return self.choose
@@ -417,18 +418,11 @@ class Blocks(Protocol):
     def little(self, data):
         time.sleep(0.12)
         return b"."
-
-logging.basicConfig(format="%(levelname)s %(message)s")
-with EventLoop(slow_pass_s=0.1) as loop:
-    server = Server(loop, Blocks)
-    print("listening on", *server.listen(), file=sys.stderr, flush=True)
-    prepare(loop, server)
-    loop.run()
 """
 
 
 def test_29_blocked_loop_by_two_handlers_names_the_slower(spawn_program):
-    server = spawn_program(BLOCKS_TWICE)
+    server = spawn_program(SERVES_BLOCKS.format(protocol=BLOCKS_TWICE))
     much, little = server.connect(), server.connect()
     assert much.ask(b"much", 1) == b"."
     assert little.ask(b"little", 1) == b"."

@@ -200,17 +200,22 @@ def test_15_hard_cap_does_not_count_what_the_kernel_took(start):
 # ---------------------------------------------------------------------- 16
 
 
-def test_16_stalled_writer_is_aborted(start):
-    closed: list[Exception | None] = []
+def talks(size: int, closed: list[Exception | None]) -> type[Protocol]:
+    """A protocol that says so many bytes, unasked, and tells how its connection ended."""
 
     class Talks(Protocol):
         def on_connect(self) -> bytes:
-            return b"x" * 1_000_000
+            return b"x" * size
 
         def on_close(self, error: Exception | None) -> None:
             closed.append(error)
 
-    server = start(Talks, small_limits(write_timeout_s=0.2))
+    return Talks
+
+
+def test_16_stalled_writer_is_aborted(start):
+    closed: list[Exception | None] = []
+    server = start(talks(1_000_000, closed), small_limits(write_timeout_s=0.2))
     small_send_buffers(server)
     client = server.connect(receive_buffer=4096)
     server.connection()
@@ -223,12 +228,7 @@ def test_16_stalled_writer_is_aborted(start):
 @pytest.mark.parametrize("selector", [selectors.DefaultSelector])
 def test_16_stalled_writer_that_moves_lives(start):
     total = 2_000_000
-
-    class Talks(Protocol):
-        def on_connect(self) -> bytes:
-            return b"x" * total
-
-    server = start(Talks, small_limits(write_timeout_s=0.3))
+    server = start(talks(total, []), small_limits(write_timeout_s=0.3))
     small_send_buffers(server)
     client = server.connect(receive_buffer=4096)
     began, left = time.monotonic(), total
@@ -245,15 +245,9 @@ def test_16_stalled_writer_that_moves_lives(start):
 def test_16_stalled_writer_is_aborted_though_its_peer_goes_on_sending(start):
     """Bytes that come in are no sign that any go out: below the high-water mark the peer is still read."""
     closed: list[Exception | None] = []
-
-    class Talks(Protocol):
-        def on_connect(self) -> bytes:
-            return b"x" * 1_000_000
-
-        def on_close(self, error: Exception | None) -> None:
-            closed.append(error)
-
-    server = start(Talks, small_limits(high_water_bytes=1 << 22, write_timeout_s=0.2, idle_timeout_s=60))
+    server = start(
+        talks(1_000_000, closed), small_limits(high_water_bytes=1 << 22, write_timeout_s=0.2, idle_timeout_s=60)
+    )
     small_send_buffers(server)
     client = server.connect(receive_buffer=4096)
     connection = server.connection()

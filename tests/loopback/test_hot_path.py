@@ -48,12 +48,17 @@ def exchange() -> Iterator[Exchange]:
             client.close()
 
 
+def in_project(frame: FrameType) -> bool:
+    path = frame.f_code.co_filename.replace("\\", "/")
+    return "/evloop/" in path and "/tests/" not in path
+
+
 def calls(exchange: Exchange, connections: int, message: bytes, reply_size: int) -> Counter[str]:
     """The calls of one pass by name; those into C begin with ``c:``."""
     seen: Counter[str] = Counter()
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
-        if "/evloop/" not in frame.f_code.co_filename.replace("\\", "/") or "/tests/" in frame.f_code.co_filename:
+        if not in_project(frame):
             return
         if event == "call":
             seen[frame.f_code.co_name] += 1
@@ -75,7 +80,7 @@ def instructions(exchange: Exchange, connections: int, message: bytes, reply_siz
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal seen
-        if "/evloop/" not in frame.f_code.co_filename.replace("\\", "/") or "/tests/" in frame.f_code.co_filename:
+        if not in_project(frame):
             return None
         frame.f_trace_opcodes = True
         seen += event == "opcode"

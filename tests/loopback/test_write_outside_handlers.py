@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 import pytest
 
 from evloop import EventLoop, Protocol
+
+
+def call(loop: EventLoop, how: str, callback: Callable[[], None]) -> None:
+    if how == "timer":
+        loop.call_later(0.01, callback)
+    else:
+        loop.call_soon(callback)
 
 
 @pytest.mark.parametrize("how", ["timer", "call"])
@@ -15,10 +23,7 @@ def test_a_write_of_a_timer_or_a_call_does_not_wait_for_the_next_event(how: str)
 
         class Greeter(Protocol):
             def on_connect(self) -> None:
-                if how == "timer":
-                    loop.call_later(0.01, self.greet)
-                else:
-                    loop.call_soon(self.greet)
+                call(loop, how, self.greet)
 
             def greet(self) -> None:
                 self.connection.write(b"hello")
@@ -52,10 +57,7 @@ def test_what_is_written_in_the_last_pass_leaves_before_the_loop_ends(how: str) 
 
         class Parting(Protocol):
             def on_connect(self) -> None:
-                if how == "timer":
-                    loop.call_later(0.01, self.part)
-                else:
-                    loop.call_soon(self.part)
+                call(loop, how, self.part)
 
             def part(self) -> None:
                 self.connection.write(b"goodbye")

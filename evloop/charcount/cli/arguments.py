@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
+from evloop import log
 from evloop._version import __version__
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -55,12 +55,8 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def say(command: str, text: str) -> None:
-    """One line on stderr, if that can be written: whether someone reads it changes nothing."""
-    if sys.stderr is not None:  # else print would take stdout
-        try:
-            print(f"{command}: {text}", file=sys.stderr, flush=True)
-        except OSError:
-            pass
+    """One line on stderr that begins with the command's name."""
+    log.say(f"{command}: {text}")
 
 
 def terminal_columns() -> int:
