@@ -90,8 +90,8 @@ class Replies(dict[int, bytes]):
         return reply
 
 
-class LineSession:
-    """Line framing: a message ends in LF; one CR before it is not part of the message.
+class _CountingSession:
+    """What both framings share.
 
     Args:
         replies: the reply to each count; sessions share it.
@@ -103,7 +103,9 @@ class LineSession:
         errors: how many of them with an error.
     """
 
-    __slots__ = ("_counter", "_ends_in_cr", "_limit", "_limits_hit", "_ready", "_replies", "errors", "messages")
+    __slots__ = ("_limit", "_limits_hit", "_replies", "errors", "messages")
+
+    _end_of_reply = b""
 
     def __init__(
         self, replies: Replies, limit_bytes: int | None = None, limits_hit: Counter[str] | None = None
@@ -111,9 +113,35 @@ class LineSession:
         self.messages = 0
         self.errors = 0
         self._replies = replies
-        self._ready = replies.ready
         self._limit = sys.maxsize if limit_bytes is None else limit_bytes
         self._limits_hit = limits_hit
+
+    def _too_long(self) -> bytes:
+        if self._limits_hit is not None:
+            self._limits_hit["max-message"] += 1
+        return self._error(b"ERR too-long limit %d" % self._limit)
+
+    def _invalid(self, offset: int) -> bytes:
+        return self._error(b"ERR invalid-utf8 at byte %d" % offset)
+
+    def _error(self, reply: bytes) -> bytes:
+        self.messages += 1
+        self.errors += 1
+        return reply + self._end_of_reply
+
+
+class LineSession(_CountingSession):
+    """Line framing: a message ends in LF; one CR before it is not part of the message."""
+
+    __slots__ = ("_counter", "_ends_in_cr", "_ready")
+
+    _end_of_reply = b"\n"
+
+    def __init__(
+        self, replies: Replies, limit_bytes: int | None = None, limits_hit: Counter[str] | None = None
+    ) -> None:
+        super().__init__(replies, limit_bytes, limits_hit)
+        self._ready = replies.ready
         self._counter: Utf8Counter | None = None  # of the message that has begun
         self._ends_in_cr = False  # what has come of it ends in a CR, which the counter has not been given
 
@@ -225,36 +253,20 @@ class LineSession:
         self.messages += 1
         return self._replies[counter.characters]
 
-    def _too_long(self) -> bytes:
-        self.messages += 1
-        self.errors += 1
-        if self._limits_hit is not None:
-            self._limits_hit["max-message"] += 1
-        return b"ERR too-long limit %d\n" % self._limit
 
-    def _invalid(self, offset: int) -> bytes:
-        self.messages += 1
-        self.errors += 1
-        return b"ERR invalid-utf8 at byte %d\n" % offset
-
-
-class RawSession:
+class RawSession(_CountingSession):
     """Raw framing: each chunk received is one message. Replies have no terminator.
 
     The bytes of a code point that is cut at the end of a chunk belong to the next message; a chunk that holds nothing
-    else is not answered yet. Arguments and attributes are those of `LineSession`.
+    else is not answered yet.
     """
 
-    __slots__ = ("_carry", "_limit", "_limits_hit", "_replies", "errors", "messages")
+    __slots__ = ("_carry",)
 
     def __init__(
         self, replies: Replies, limit_bytes: int | None = None, limits_hit: Counter[str] | None = None
     ) -> None:
-        self.messages = 0
-        self.errors = 0
-        self._replies = replies
-        self._limit = sys.maxsize if limit_bytes is None else limit_bytes
-        self._limits_hit = limits_hit
+        super().__init__(replies, limit_bytes, limits_hit)
         self._carry = b""
 
     def message_in_progress(self) -> int | None:
@@ -272,25 +284,18 @@ class RawSession:
     def _answer(self, message: bytes, final: bool) -> bytes:
         self._carry = b""
         if len(message) > self._limit:
-            if self._limits_hit is not None:
-                self._limits_hit["max-message"] += 1
-            return self._error(b"ERR too-long limit %d" % self._limit)
+            return self._too_long()
         counter = Utf8Counter()
         counter.feed(message)
         if final:
             counter.finish()
         if counter.invalid_at is not None:
-            return self._error(b"ERR invalid-utf8 at byte %d" % counter.invalid_at)
+            return self._invalid(counter.invalid_at)
         self._carry = counter.carry
         if not counter.characters:
             return b""
         self.messages += 1
         return self._replies[counter.characters]
-
-    def _error(self, reply: bytes) -> bytes:
-        self.messages += 1
-        self.errors += 1
-        return reply
 
 
 Session = LineSession | RawSession
