@@ -27,8 +27,8 @@ def peak_memory(server: Process) -> int:
 )
 @pytest.mark.parametrize("piece", [b"x" * MIB, ("é" * (MIB // 2)).encode()], ids=["ascii", "two bytes each"])
 def test_a_line_of_any_length_is_counted_without_growth(spawn, size, piece):
-    # glibc keeps some small blocks of each size for later. Each may lie just behind where a receive buffer was, which can't
-    # be used for one again: a megabyte or two in all, of the allocator's and not of the message's.
+    # glibc keeps some small blocks of each size for later. Each may lie just behind where a receive buffer was, which
+    # can't be used for one again: a megabyte or two in all, of the allocator's and not of the message's.
     server = spawn(environment={"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"})
     client = server.connect()
     # A long message before: the buffers it takes to receive at full speed are not growth.
