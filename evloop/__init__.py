@@ -9,16 +9,16 @@ from evloop._version import __version__
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from evloop.connection import Connection
+    from evloop.core.loop import EventLoop
+    from evloop.core.timers import Timer
     from evloop.errors import ConnectError, EvloopError, LimitError, ListenError
-    from evloop.framing import LineFramer
     from evloop.limits import Limits
-    from evloop.loop import EventLoop
-    from evloop.protocol import LineProtocol, Protocol
-    from evloop.server import Server, ServerStats
-    from evloop.serving import serve
-    from evloop.state import State
-    from evloop.timers import Timer
+    from evloop.net.connection import Connection
+    from evloop.net.protocol import LineProtocol, Protocol
+    from evloop.net.state import State
+    from evloop.program.serve import serve
+    from evloop.protocols.lineframer import LineFramer
+    from evloop.server.server import Server, ServerStats
 
 __all__ = [
     "ConnectError",
@@ -40,16 +40,16 @@ __all__ = [
 ]
 
 _MODULES = {
-    "connection": ("Connection",),
+    "net.connection": ("Connection",),
     "errors": ("ConnectError", "EvloopError", "LimitError", "ListenError"),
-    "framing": ("LineFramer",),
+    "protocols.lineframer": ("LineFramer",),
     "limits": ("Limits",),
-    "loop": ("EventLoop",),
-    "protocol": ("LineProtocol", "Protocol"),
-    "server": ("Server", "ServerStats"),
-    "serving": ("serve",),
-    "state": ("State",),
-    "timers": ("Timer",),
+    "core.loop": ("EventLoop",),
+    "net.protocol": ("LineProtocol", "Protocol"),
+    "server.server": ("Server", "ServerStats"),
+    "program.serve": ("serve",),
+    "net.state": ("State",),
+    "core.timers": ("Timer",),
 }
 
 

@@ -7,7 +7,7 @@ class Limits:
     """The limits of a server and of each of its connections. Immutable; sizes in bytes, times in seconds.
 
     A time-out of None is off. Time-outs are never early; they are found by a sweep over all connections, so they can
-    be late by up to a quarter of their length, at most 2 s (see `evloop.sweeper`).
+    be late by up to a quarter of their length, at most 2 s (see `evloop.server.sweeper`).
 
     Raises:
         ValueError: a value that makes no sense; the text names the field.
@@ -34,8 +34,8 @@ class Limits:
         *,
         # Unsent bytes above which a connection is no longer read. Big enough that a socket whose buffer is full gets a
         # full send's worth when it drains, small enough that 10,000 slow readers cost some 640 MB. (To it come the
-        # replies to the chunk that was received last: 32 KiB as a rule, see `evloop.receiving`, and 0.9 MB once for who
-        # does his worst.)
+        # replies to the chunk that was received last: 32 KiB as a rule, see `evloop.net.receiving`, and 0.9 MB once for
+        # who does his worst.)
         high_water_bytes: int = 65536,
         # Unsent bytes at which it is read again. Well below the high mark, so that it does not flap between the two.
         low_water_bytes: int = 16384,

@@ -22,10 +22,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from evloop.connection import flush_pending
 from evloop.errors import ConnectError
 from evloop.limits import Limits
-from evloop.protocol import Protocol
+from evloop.net.connection import flush_pending
+from evloop.net.protocol import Protocol
 from loadgen.histogram import SUB_BUCKET_BITS, record
 from loadgen.tally import Run
 from loadgen.workload import Turn

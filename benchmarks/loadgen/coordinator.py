@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
-from evloop.loop import EventLoop
-from evloop.poller import READ
+from evloop.core.loop import EventLoop
+from evloop.core.poller import READ
 from loadgen.preflight import pick_cores
 from loadgen.results import assemble
 from loadgen.sampling import Sampler, Usage, machine_cpu

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 
-from evloop.timers import Timer
+from evloop.core.timers import Timer
 from loadgen.clients import (
     GENERATOR_LIMITS,
     ChurnClient,

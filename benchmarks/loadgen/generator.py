@@ -19,8 +19,8 @@ import sys
 import time
 from typing import Any
 
-from evloop.loop import EventLoop
-from evloop.poller import READ
+from evloop.core.loop import EventLoop
+from evloop.core.poller import READ
 from loadgen.clients import (
     GENERATOR_LIMITS,
     CheckedClient,

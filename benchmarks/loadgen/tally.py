@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from evloop.loop import EventLoop
+from evloop.core.loop import EventLoop
 from loadgen.histogram import Counts
 from loadgen.workload import Pool, Turns
 

@@ -7,7 +7,7 @@ import socket
 import sys
 
 from evloop.charcount.session import LineSession, Replies
-from evloop.descriptors import raise_descriptor_limit
+from evloop.server.descriptors import raise_descriptor_limit
 
 BACKLOG = 4096
 RECV_BYTES = 65536

@@ -25,8 +25,8 @@ import psutil
 
 from evloop import EventLoop, Limits
 from evloop.charcount.server import CharCountServer, ServiceSettings
-from evloop.descriptors import raise_descriptor_limit
-from evloop.poller import READ
+from evloop.core.poller import READ
+from evloop.server.descriptors import raise_descriptor_limit
 
 ROOT = Path(__file__).resolve().parents[2]
 

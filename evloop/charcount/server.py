@@ -11,13 +11,13 @@ from collections.abc import Callable
 from functools import partial
 
 from evloop.charcount.session import DEFAULT_TEMPLATE, LineSession, RawSession, Replies, Session
+from evloop.core.loop import EventLoop
 from evloop.errors import LimitError
 from evloop.limits import Limits
 from evloop.log import DEBUG, INFO, Logger
-from evloop.loop import EventLoop
-from evloop.protocol import Protocol
+from evloop.net.protocol import Protocol
 from evloop.ratelimit import LimitedLogger
-from evloop.server import Server
+from evloop.server.server import Server
 
 DEFAULT_PORT = 12345
 

@@ -15,7 +15,7 @@ TEXTS = [("x" * (n * 37 % 120)).encode() for n in range(40)]
 
 
 class FakeConnection:
-    """Takes what is sent. The state that `evloop.connection.flush_pending` looks at says that all has left."""
+    """Takes what is sent. The state that `evloop.net.connection.flush_pending` looks at says that all has left."""
 
     def __init__(self) -> None:
         self.sent = b""

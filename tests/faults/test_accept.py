@@ -12,9 +12,9 @@ from collections import Counter
 
 import pytest
 
-import evloop.listener
+import evloop.server.listener
 from evloop import EventLoop, Limits, Protocol, Server
-from evloop.listener import Listener
+from evloop.server.listener import Listener
 from faults.endings import assert_no_reset_follows
 from faults.faultysocket import FaultyListener
 from faults.processes import SPINNING
@@ -74,8 +74,8 @@ def test_01_out_of_descriptors_survives_and_stays_idle(spawn):
 # A server that would rest for longer than any test waits, so only a free descriptor can wake it.
 RESTS_LONG = """
 import sys
-import evloop.listener
-evloop.listener.EXHAUSTED_PAUSE_S = 600
+import evloop.server.listener
+evloop.server.listener.EXHAUSTED_PAUSE_S = 600
 from evloop.charcount.cli.server import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -120,7 +120,7 @@ def test_01_out_of_descriptors_started_with_a_low_limit(spawn):
 
 @pytest.mark.parametrize("name", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
 def test_01_out_of_descriptors_each_errno_pauses_the_listener(name, loop, logged, monkeypatch):
-    monkeypatch.setattr(evloop.listener, "EXHAUSTED_PAUSE_S", 0.03)
+    monkeypatch.setattr(evloop.server.listener, "EXHAUSTED_PAUSE_S", 0.03)
     logged.expect("cannot accept on")
     faulty = FaultyListener(errno.__dict__[name], times=3)
     accepted: list[socket.socket] = []
@@ -158,7 +158,7 @@ def test_02_accept_errors_of_one_connection_are_like_eagain(name, loop):
 
 @pytest.mark.parametrize("name", ["EINVAL", "EIO"])
 def test_02_accept_errors_that_nobody_expects_end_neither_the_loop_nor_the_listener(name, loop, logged, monkeypatch):
-    monkeypatch.setattr(evloop.listener, "EXHAUSTED_PAUSE_S", 0.03)
+    monkeypatch.setattr(evloop.server.listener, "EXHAUSTED_PAUSE_S", 0.03)
     logged.expect("cannot accept on")
     faulty = FaultyListener(errno.__dict__[name], times=2)
     accepted: list[socket.socket] = []

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 
 from evloop.charcount.session import LineSession, RawSession, Replies
-from evloop.framing import LineFramer
+from evloop.protocols.lineframer import LineFramer
 from faults.oracle import count_code_points, lines_of, reply_to
 
 CORPUS = {path.stem: path.read_bytes() for path in sorted((Path(__file__).parent / "corpus").glob("*.bin"))}

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from evloop import Connection, EventLoop, Limits, Protocol
-from evloop.state import State
+from evloop.net.state import State
 from faults.faultysocket import FATAL, TRANSIENT, FaultySocket
 from harness import DEADLINE_S, run_pass
 

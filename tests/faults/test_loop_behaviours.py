@@ -15,11 +15,11 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-import evloop.poller
+import evloop.core.poller
 from evloop import EventLoop, Protocol, Server
 from evloop.charcount.server import CharCountServer, ServiceSettings
-from evloop.descriptors import affordable_connections
-from evloop.listener import Listener
+from evloop.server.descriptors import affordable_connections
+from evloop.server.listener import Listener
 from faults.endings import read_to_the_end
 from faults.faultysocket import FaultyListener
 from faults.processes import SPINNING
@@ -355,7 +355,7 @@ def test_28_wake_up_by_a_signal_without_any_timer(spawn_program):
 SERVES_BLOCKS = """
 import logging, sys, time
 from evloop import EventLoop, LineProtocol, Protocol, Server
-from evloop.serving import prepare
+from evloop.program.serve import prepare
 
 {protocol}
 
@@ -474,9 +474,9 @@ def test_30_select_limit_windows_number_of_sockets_is_a_clean_cap(monkeypatch, l
     """Windows' select() looks at 512 sockets at most, whatever their numbers; played through with its limit."""
     logged.expect("at most 8 connections, not 300")
     logged.allow("refused: too-many-connections limit 8|left out")
-    monkeypatch.setattr(evloop.poller, "sys", SimpleNamespace(platform="win32"))
-    assert evloop.poller.SELECT_MAX_SOCKETS_WINDOWS == 512
-    monkeypatch.setattr(evloop.poller, "SELECT_MAX_SOCKETS_WINDOWS", 40)  # the same with less to do
+    monkeypatch.setattr(evloop.core.poller, "sys", SimpleNamespace(platform="win32"))
+    assert evloop.core.poller.SELECT_MAX_SOCKETS_WINDOWS == 512
+    monkeypatch.setattr(evloop.core.poller, "SELECT_MAX_SOCKETS_WINDOWS", 40)  # the same with less to do
     with loop_with_select() as loop:
         assert loop.poller.capacity == 40
         server = Server(loop, Echo, small_limits(max_connections=300))

@@ -16,8 +16,8 @@ import pytest
 from evloop import Protocol
 from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.charcount.session import LineSession, Replies
-from evloop.framing import LineFramer
 from evloop.limits import Limits
+from evloop.protocols.lineframer import LineFramer
 from faults.chunks import record_chunks
 from faults.processes import SPINNING
 from harness import DEADLINE_S, RunningServer, small_limits, wait_until

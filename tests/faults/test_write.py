@@ -12,9 +12,9 @@ import time
 import pytest
 
 from evloop import Connection, EventLoop, LimitError, Limits, Protocol
-from evloop.buffers import SendQueue
 from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.charcount.session import LineSession, Replies
+from evloop.net.buffers import SendQueue
 from faults.chunks import record_chunks
 from faults.endings import assert_no_reset_follows
 from faults.faultysocket import FaultySocket

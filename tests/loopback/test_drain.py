@@ -100,7 +100,7 @@ def test_connections_that_wait_to_be_accepted_are_answered(start):
 
 
 def test_more_than_one_chunk_of_requests_is_answered(start, monkeypatch):
-    monkeypatch.setattr("evloop.connection.RECV_BYTES", 4096)
+    monkeypatch.setattr("evloop.net.connection.RECV_BYTES", 4096)
     server = start(Upper)
     client = server.connect()
     assert client.ask(b"x\n", 2) == b"X\n"

@@ -70,12 +70,12 @@ def test_client(spawn, host):
     assert done.stdout == "5\n"
     modules = imported(done.stderr)
     assert {"argparse", "socket", "evloop.charcount.client"} <= modules
-    assert modules & {*SLOW, "encodings.idna", "evloop.loop", "evloop.connection"} == set()
+    assert modules & {*SLOW, "encodings.idna", "evloop.core.loop", "evloop.net.connection"} == set()
 
 
 def test_server(spawn):
     """Until it says that it listens; after the first answer it loads what it logs with."""
     server: Process = spawn(python_options=PYTHON_OPTIONS)
     modules = imported(server.log.partition("listening on")[0])
-    assert {"argparse", "socket", "evloop.charcount.server", "evloop.loop"} <= modules
+    assert {"argparse", "socket", "evloop.charcount.server", "evloop.core.loop"} <= modules
     assert modules & SLOW == set()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evloop.buffers import BLOCK_BYTES, SendQueue
+from evloop.net.buffers import BLOCK_BYTES, SendQueue
 
 
 def drain(queue: SendQueue, step: int) -> bytes:

@@ -17,27 +17,27 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = [
     "evloop._version",
     "evloop.errors",
-    "evloop.timers",
-    "evloop.buffers",
-    "evloop.receiving",
-    "evloop.framing",
+    "evloop.core.timers",
+    "evloop.net.buffers",
+    "evloop.net.receiving",
+    "evloop.protocols.lineframer",
     "evloop.log",
     "evloop.ratelimit",
     "evloop.limits",
-    "evloop.poller",
-    "evloop.protocol",
-    "evloop.state",
-    "evloop.descriptors",
-    "evloop.linger",
-    "evloop.connection",
-    "evloop.connector",
-    "evloop.monitor",
-    "evloop.loop",
-    "evloop.portowner",
-    "evloop.listener",
-    "evloop.sweeper",
-    "evloop.server",
-    "evloop.serving",
+    "evloop.core.poller",
+    "evloop.net.protocol",
+    "evloop.net.state",
+    "evloop.server.descriptors",
+    "evloop.net.linger",
+    "evloop.net.connection",
+    "evloop.net.connector",
+    "evloop.core.watchdog",
+    "evloop.core.loop",
+    "evloop.server.portowner",
+    "evloop.server.listener",
+    "evloop.server.sweeper",
+    "evloop.server.server",
+    "evloop.program.serve",
     "evloop.charcount.counting",
     "evloop.charcount.session",
     "evloop.charcount.server",
@@ -50,10 +50,10 @@ ORDER = [
 # Tested without I/O, and run unchanged under other event loops.
 SANS_IO = [
     "evloop.errors",
-    "evloop.timers",
-    "evloop.buffers",
-    "evloop.receiving",
-    "evloop.framing",
+    "evloop.core.timers",
+    "evloop.net.buffers",
+    "evloop.net.receiving",
+    "evloop.protocols.lineframer",
     "evloop.charcount.counting",
     "evloop.charcount.session",
 ]
@@ -117,9 +117,9 @@ def imports_of_imports(module: str) -> set[str]:
 
 
 def test_the_modules_are_found():
-    assert {"evloop.loop", "evloop.charcount.session", "evloop.charcount.cli.server"} <= set(modules())
-    assert "evloop.buffers" in imports("evloop.connection")
-    assert "socket" in imports_of_imports("evloop.server")
+    assert {"evloop.core.loop", "evloop.charcount.session", "evloop.charcount.cli.server"} <= set(modules())
+    assert "evloop.net.buffers" in imports("evloop.net.connection")
+    assert "socket" in imports_of_imports("evloop.server.server")
 
 
 @pytest.mark.parametrize("module", modules())

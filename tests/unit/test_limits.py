@@ -7,7 +7,7 @@ import math
 import pytest
 
 from evloop import Limits
-from evloop.descriptors import RESERVED_DESCRIPTORS, affordable_connections
+from evloop.server.descriptors import RESERVED_DESCRIPTORS, affordable_connections
 
 LEAST_ZERO = ["low_water_bytes", "linger_timeout_s", "linger_bytes", "drain_timeout_s"]
 LEAST_ONE = ["high_water_bytes", "max_unsent_bytes", "backlog", "accepts_per_pass", "max_connections"]

@@ -25,4 +25,6 @@ def test_a_client_does_not_load_a_server():
     program = "import sys, evloop.charcount.cli.client; print(*[m for m in sys.modules if m.startswith('evloop.')])"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "evloop.charcount.client" in loaded
-    assert not {"evloop.server", "evloop.loop", "evloop.connection", "evloop.listener"} & set(loaded)
+    assert not {"evloop.server.server", "evloop.core.loop", "evloop.net.connection", "evloop.server.listener"} & set(
+        loaded
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evloop.charcount.session import LineSession, Replies
-from evloop.receiving import (
+from evloop.net.receiving import (
     FIRST_RECV_BYTES,
     LARGE_RECV_BYTES,
     MAX_TURN_REPLY_BYTES,

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evloop.timers import Timer, TimerQueue
+from evloop.core.timers import Timer, TimerQueue
 
 
 def run_due(queue: TimerQueue, now: float) -> None:

@@ -21,13 +21,13 @@ from evloop.charcount.cli.arguments import (
 )
 from evloop.charcount.server import DEFAULT_PORT, CharCountServer, ServiceSettings
 from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE, TemplateError
-from evloop.descriptors import affordable_connections, raise_descriptor_limit
+from evloop.core.loop import EventLoop
 from evloop.errors import ListenError
 from evloop.limits import Limits
-from evloop.listener import resolve
 from evloop.log import DEBUG, ERROR, INFO, WARNING, Logger, configure_later
-from evloop.loop import EventLoop
-from evloop.serving import SLOW_PASS_S, STOP_SIGNALS, prepare
+from evloop.program.serve import SLOW_PASS_S, STOP_SIGNALS, prepare
+from evloop.server.descriptors import affordable_connections, raise_descriptor_limit
+from evloop.server.listener import resolve
 
 EXIT_OK = 0
 EXIT_ABORTED = 1  # or stdout can't be written

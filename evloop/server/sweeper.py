@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evloop.connection import Connection
+from evloop.core.loop import EventLoop
 from evloop.errors import LimitError
 from evloop.limits import Limits
-from evloop.loop import EventLoop
-from evloop.state import State
+from evloop.net.connection import Connection
+from evloop.net.state import State
 
 SWEEP_BATCH = 1000
 # Of the shortest time-out, so that none is late by more than a quarter.

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import socket
 
-from evloop.connection import Connection
+from evloop.core.poller import WRITE
+from evloop.core.timers import Timer
 from evloop.errors import CONNECTING, ConnectError
 from evloop.limits import Limits
-from evloop.poller import WRITE
-from evloop.protocol import Protocol
-from evloop.timers import Timer
+from evloop.net.connection import Connection
+from evloop.net.protocol import Protocol
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
-    from evloop.loop import EventLoop
+    from evloop.core.loop import EventLoop
 
 
 def peer_text(address: Any) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
+from evloop.core.loop import EventLoop
 from evloop.limits import Limits
 from evloop.log import INFO, NOTICE, Logger, load, say
-from evloop.loop import EventLoop
-from evloop.protocol import Protocol
+from evloop.net.protocol import Protocol
 from evloop.ratelimit import LOADING_DELAY_S
-from evloop.server import Server
+from evloop.server.server import Server
 
 _log = Logger("evloop.server")
 

@@ -9,7 +9,7 @@ States::
 Every state goes to CLOSED at once by `abort`, by an error of the socket, or by an exception in a callback;
 `_teardown` is the only way there, and runs once.
 
-LINGERING is there so that our last words reach the peer: see `evloop.linger`.
+LINGERING is there so that our last words reach the peer: see `evloop.net.linger`.
 """
 
 from __future__ import annotations

@@ -23,17 +23,17 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 
-from evloop.connector import peer_text, set_stream_options
+from evloop.core.poller import READ
+from evloop.core.timers import Timer
 from evloop.errors import ACCEPT_RETRY, EXHAUSTED, ListenError
 from evloop.log import WARNING
-from evloop.poller import READ
-from evloop.timers import Timer
+from evloop.net.connector import peer_text, set_stream_options
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
-    from evloop.loop import EventLoop
+    from evloop.core.loop import EventLoop
 
 # How long accepting rests when descriptors have run out. At ten tries a second the cost is not measurable.
 EXHAUSTED_PAUSE_S = 0.1
@@ -153,7 +153,7 @@ def _open_listener(family: int, address: tuple[Any, ...], backlog: int) -> socke
 
 
 def _explain_taken(address: tuple[Any, ...]) -> str:
-    from evloop.portowner import owner_of_port  # here, as what it imports would slow down every start
+    from evloop.server.portowner import owner_of_port  # here, as what it imports would slow down every start
 
     owner = owner_of_port(address[1])  # looks at every process
     by, program = ("", "the program that has it") if owner is None else (f" by {owner}", "it")

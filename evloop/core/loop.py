@@ -20,8 +20,8 @@ connection while an old event for it is still in the list (6).
 A signal or another thread gets the loop out of poll by a byte on a socket pair. The byte says nothing; what to do is in
 a queue. So when the pair is full, nothing is lost by not writing one more.
 
-A handler's exception is its connection's affair (see `evloop.connection`); one raised by a queued call or a timer is
-logged. What the loop itself raises is a bug and propagates.
+A handler's exception is its connection's affair (see `evloop.net.connection`); one raised by a queued call or a timer
+is logged. What the loop itself raises is a bug and propagates.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from evloop.connection import Connection, flush_pending
-from evloop.connector import Connector
+from evloop.core.poller import READ, Poller
+from evloop.core.timers import Timer, TimerQueue
+from evloop.core.watchdog import Monitor
 from evloop.limits import Limits
 from evloop.log import ERROR, WARNING, Logger
-from evloop.monitor import Monitor
-from evloop.poller import READ, Poller
-from evloop.protocol import Protocol
+from evloop.net.connection import Connection, flush_pending
+from evloop.net.connector import Connector
+from evloop.net.protocol import Protocol
 from evloop.ratelimit import LimitedLogger
-from evloop.timers import Timer, TimerQueue
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class EventLoop:
     Args:
         selector: the selector to use; the loop owns and closes it. Default: ``selectors.DefaultSelector()``.
         clock: a monotonic clock in seconds. The wall clock is never looked at.
-        slow_pass_s: a pass that takes longer is counted and logged, with what kept it (see `evloop.monitor`, which uses
-            SIGALRM); None to do without.
+        slow_pass_s: a pass that takes longer is counted and logged, with what kept it (see `evloop.core.watchdog`,
+            which uses SIGALRM); None to do without.
 
     Attributes:
         clock: the clock itself.

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import groupby
 
-from evloop.framing import LineFramer
+from evloop.protocols.lineframer import LineFramer
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from evloop.connection import Connection
     from evloop.errors import ConnectError
+    from evloop.net.connection import Connection
 
 
 class Protocol:

@@ -7,9 +7,9 @@ other ways is sent near the end of the pass (`flush_pending`, called by the loop
 when the kernel does not take all of it is a `SendQueue` made and the descriptor registered for writability. So the
 common exchange is one recv, one call of the protocol, one send, and an idle connection holds no buffer at all.
 
-Its states are in `evloop.state`; `_teardown` is the only way to the last of them, and runs once. The descriptor itself
-is closed by the loop at the end of the pass, so no number is used again while events of this pass that mention it may
-still be waiting.
+Its states are in `evloop.net.state`; `_teardown` is the only way to the last of them, and runs once. The descriptor
+itself is closed by the loop at the end of the pass, so no number is used again while events of this pass that mention
+it may still be waiting.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from evloop.buffers import NOTHING_MORE, SendQueue
+from evloop.core.poller import READ, WRITE, Handler
 from evloop.errors import DISCONNECTED, RETRY, LimitError
 from evloop.limits import Limits
-from evloop.linger import Linger
 from evloop.log import WARNING
-from evloop.poller import READ, WRITE, Handler
-from evloop.protocol import Protocol
-from evloop.receiving import (
+from evloop.net.buffers import NOTHING_MORE, SendQueue
+from evloop.net.linger import Linger
+from evloop.net.protocol import Protocol
+from evloop.net.receiving import (
     FIRST_RECV_BYTES,
     LARGE_RECV_BYTES,
     MAX_TURN_REPLY_BYTES,
     RECV_BYTES,
     next_recv_bytes,
 )
-from evloop.state import State
+from evloop.net.state import State
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from evloop.loop import EventLoop
+    from evloop.core.loop import EventLoop
 
 # Looking up a member of an enum costs as much as a method call in Python 3.11, a global does not.
 _OPEN = State.OPEN

@@ -6,17 +6,17 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 
-from evloop.connection import Connection
-from evloop.connector import peer_text
-from evloop.descriptors import affordable_connections
+from evloop.core.loop import EventLoop
+from evloop.core.timers import Timer
 from evloop.errors import LimitError, ListenError
 from evloop.limits import Limits
-from evloop.listener import Listener, open_listeners
 from evloop.log import WARNING, Logger
-from evloop.loop import EventLoop
-from evloop.protocol import Protocol
-from evloop.sweeper import Sweeper
-from evloop.timers import Timer
+from evloop.net.connection import Connection
+from evloop.net.connector import peer_text
+from evloop.net.protocol import Protocol
+from evloop.server.descriptors import affordable_connections
+from evloop.server.listener import Listener, open_listeners
+from evloop.server.sweeper import Sweeper
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:

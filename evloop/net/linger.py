@@ -16,7 +16,7 @@ from evloop.limits import Limits
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from evloop.loop import EventLoop
+    from evloop.core.loop import EventLoop
 
 _DROP_BYTES = 65536
 

@@ -25,9 +25,9 @@ from types import FrameType
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from evloop.loop import EventLoop
+    from evloop.core.loop import EventLoop
 
-_PACKAGE = __name__.rpartition(".")[0]
+_PACKAGE = "evloop"
 
 
 class Monitor:
