@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(ROOT))
 
 _MODULES = ("psutil", "hdrh", "rich", "matplotlib")
 
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     if missing:
         print(f"load.py: {', '.join(missing)} not installed: run  pip install -e '.[bench]'  first", file=sys.stderr)
         return 3
-    from loadgen import command
+    from benchmarks.loadgen import command
 
     if argv[:1] == ["compare"]:
         return command.compare(argv[1:])

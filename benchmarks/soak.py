@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(ROOT))
 
 if TYPE_CHECKING:
-    from soaking.roles import Role, Soak
-    from soaking.target import Status, Target
+    from benchmarks.soaking.roles import Role, Soak
+    from benchmarks.soaking.target import Status, Target
 
 # What the process may keep: pools of the allocator, tables of replies, log buffers. A leak of 100 bytes for each
 # connection is well above it after a minute.
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     if importlib.util.find_spec("psutil") is None:
         print("soak.py: psutil is not installed: run  pip install -e '.[bench]'  first", file=sys.stderr)
         return 3
-    from soaking.target import Target
+    from benchmarks.soaking.target import Target
 
     duration_s = args.minutes * 60 if args.minutes is not None else args.seconds if args.seconds is not None else 60.0
     seed = random.randrange(10**6) if args.seed is None else args.seed
@@ -98,7 +98,7 @@ def run(target: Target, duration_s: float, seed: int) -> list[str]:
 
 def abuse(target: Target, duration_s: float, seed: int) -> Soak:
     """Let everybody loose for a time."""
-    from soaking.roles import ROLES, Soak
+    from benchmarks.soaking.roles import ROLES, Soak
 
     soak = Soak(target.address, target.few_descriptors)
     threads = [

@@ -9,16 +9,18 @@ from evloop._version import __version__
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from evloop.core.loop import EventLoop
     from evloop.core.timers import Timer
     from evloop.errors import ConnectError, EvloopError, LimitError, ListenError
     from evloop.limits import Limits
     from evloop.net.connection import Connection
-    from evloop.net.protocol import LineProtocol, Protocol
+    from evloop.net.eventloop import EventLoop
+    from evloop.net.protocol import Protocol
     from evloop.net.state import State
     from evloop.program.serve import serve
     from evloop.protocols.lineframer import LineFramer
-    from evloop.server.server import Server, ServerStats
+    from evloop.protocols.lines import LineProtocol
+    from evloop.server.server import Server
+    from evloop.server.stats import ServerStats
 
 __all__ = [
     "ConnectError",
@@ -44,9 +46,11 @@ _MODULES = {
     "errors": ("ConnectError", "EvloopError", "LimitError", "ListenError"),
     "protocols.lineframer": ("LineFramer",),
     "limits": ("Limits",),
-    "core.loop": ("EventLoop",),
-    "net.protocol": ("LineProtocol", "Protocol"),
-    "server.server": ("Server", "ServerStats"),
+    "net.eventloop": ("EventLoop",),
+    "net.protocol": ("Protocol",),
+    "protocols.lines": ("LineProtocol",),
+    "server.server": ("Server",),
+    "server.stats": ("ServerStats",),
     "program.serve": ("serve",),
     "net.state": ("State",),
     "core.timers": ("Timer",),

@@ -2,8 +2,8 @@
 
 Theory of operation
 -------------------
-Messages and right replies are slices of two long byte strings (`loadgen.workload.Pool`). A chunk that arrives is
-checked in one of three ways, from the common to the rare:
+Messages and right replies are slices of two long byte strings (`benchmarks.loadgen.workload.Pool`). A chunk that
+arrives is checked in one of three ways, from the common to the rare:
 
 1. It is exactly the replies to all that is in flight, which was sent at one time: one comparison of bytes, one clock
    reading, one bucket counted up, one send.
@@ -22,13 +22,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from benchmarks.loadgen.histogram import SUB_BUCKET_BITS, record
+from benchmarks.loadgen.tally import Run
+from benchmarks.loadgen.workload import Turn
 from evloop.errors import ConnectError
 from evloop.limits import Limits
-from evloop.net.connection import flush_pending
 from evloop.net.protocol import Protocol
-from loadgen.histogram import SUB_BUCKET_BITS, record
-from loadgen.tally import Run
-from loadgen.workload import Turn
 
 clock_ns = time.monotonic_ns
 
@@ -86,9 +85,8 @@ class CheckedClient(Protocol):
         run = self._run
         position = self._send_at
         self.connection.write(run.pool.requests_from(position, count))
-        pending = run.loop.pending_writes
-        flush_pending(pending)
-        pending.clear()
+        self.connection.flush()
+        run.loop.pending_writes.clear()
         self._groups.append([intended_ns, now_ns, count])
         position += count
         self._send_at = position - run.pool.size if position >= run.pool.size else position

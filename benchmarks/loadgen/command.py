@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loadgen import report
-from loadgen.compare import CannotCompare, compare_sides, load_side
-from loadgen.coordinator import Progress
-from loadgen.export import write_csv, write_hgrm
-from loadgen.options import Options, parse_options
-from loadgen.runner import document, no_progress, run_all
-from loadgen.target import CannotRun
+from benchmarks.loadgen import report
+from benchmarks.loadgen.compare import CannotCompare, compare_sides, load_side
+from benchmarks.loadgen.coordinator import Progress
+from benchmarks.loadgen.export import write_csv, write_hgrm
+from benchmarks.loadgen.options import Options, parse_options
+from benchmarks.loadgen.runner import document, no_progress, run_all
+from benchmarks.loadgen.target import CannotRun
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -95,7 +95,7 @@ def write_outputs(options: Options, results: list[dict[str, Any]]) -> None:
     if options.hgrm is not None:
         write_hgrm(options.hgrm, results)
     if options.html is not None:
-        from loadgen.page import write_page  # matplotlib takes a second to import
+        from benchmarks.loadgen.page import write_page  # matplotlib takes a second to import
 
         write_page(options.html, everything)
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import psutil
 
-from evloop.core.loop import EventLoop
+from benchmarks.loadgen.preflight import pick_cores
+from benchmarks.loadgen.results import assemble
+from benchmarks.loadgen.sampling import Sampler, Usage, machine_cpu
+from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.target import ROOT, CannotRun, Target, pinned_to
 from evloop.core.poller import READ
-from loadgen.preflight import pick_cores
-from loadgen.results import assemble
-from loadgen.sampling import Sampler, Usage, machine_cpu
-from loadgen.settings import Settings
-from loadgen.target import ROOT, CannotRun, Target, pinned_to
+from evloop.net.eventloop import EventLoop
 
 # Often enough for a plot, seldom enough not to be seen in the generators' latencies: a sample takes some 0.3 ms.
 _SAMPLE_S = 0.25
@@ -39,11 +39,11 @@ class GeneratorProcess:
 
     def __init__(self, settings: Settings, target: Target, core: int | None) -> None:
         environment = dict(os.environ)
-        paths = [str(ROOT / "benchmarks"), str(ROOT), environment.get("PYTHONPATH", "")]
+        paths = [str(ROOT), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         with pinned_to(None if core is None else [core]):
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "loadgen.generator"],
+                [sys.executable, "-m", "benchmarks.loadgen.generator"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,  # a command that could not be sent must not be left for `close` to fail on
@@ -102,7 +102,7 @@ class Coordinator:
     Args:
         settings: what to do.
         target: the server, ready.
-        pin: see `loadgen.preflight.pick_cores`.
+        pin: see `benchmarks.loadgen.preflight.pick_cores`.
         progress: called now and then with a phase, a part done from 0 to 1, and replies so far.
     """
 

@@ -8,8 +8,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 
-from evloop.core.timers import Timer
-from loadgen.clients import (
+from benchmarks.loadgen.clients import (
     GENERATOR_LIMITS,
     ChurnClient,
     ClosedLoopClient,
@@ -17,9 +16,10 @@ from loadgen.clients import (
     OpenLoopClient,
     clock_ns,
 )
-from loadgen.histogram import SUB_BUCKET_BITS
-from loadgen.settings import LATE_SEND_S, Settings
-from loadgen.tally import Run
+from benchmarks.loadgen.histogram import SUB_BUCKET_BITS
+from benchmarks.loadgen.settings import LATE_SEND_S, Settings
+from benchmarks.loadgen.tally import Run
+from evloop.core.timers import Timer
 
 # Sends in one go before replies are looked at again, when a schedule has fallen behind.
 _SENDS_PER_TURN = 64

@@ -19,9 +19,7 @@ import sys
 import time
 from typing import Any
 
-from evloop.core.loop import EventLoop
-from evloop.core.poller import READ
-from loadgen.clients import (
+from benchmarks.loadgen.clients import (
     GENERATOR_LIMITS,
     CheckedClient,
     ClosedLoopClient,
@@ -29,13 +27,15 @@ from loadgen.clients import (
     OpenLoopClient,
     clock_ns,
 )
-from loadgen.corewait import core_wait_s
-from loadgen.drivers import ChurnDriver, Driver, OpenDriver, SteadyDriver
-from loadgen.histogram import Counts, count_above, merge
-from loadgen.selector import PreciseSelector
-from loadgen.settings import Settings
-from loadgen.tally import Run
-from loadgen.workload import make_pool, parse_sizes
+from benchmarks.loadgen.corewait import core_wait_s
+from benchmarks.loadgen.drivers import ChurnDriver, Driver, OpenDriver, SteadyDriver
+from benchmarks.loadgen.histogram import Counts, count_above, merge
+from benchmarks.loadgen.selector import PreciseSelector
+from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.tally import Run
+from benchmarks.loadgen.workload import make_pool, parse_sizes
+from evloop.core.poller import READ
+from evloop.net.eventloop import EventLoop
 
 _CONNECT_TICK_S = 0.005
 # Connects that wait for an answer at the same time: a backlog, not the ramp, is what they'd overrun.

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from loadgen.target import ROOT
+from benchmarks.loadgen.target import ROOT
 
 
 def describe_machine() -> dict[str, Any]:

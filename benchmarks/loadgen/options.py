@@ -7,9 +7,9 @@ import math
 import random
 from dataclasses import dataclass
 
-from loadgen.asserts import AssertionSyntaxError, Condition, parse_condition
-from loadgen.settings import Settings
-from loadgen.workload import ALPHABETS, SizeError, parse_sizes
+from benchmarks.loadgen.asserts import AssertionSyntaxError, Condition, parse_condition
+from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.workload import ALPHABETS, SizeError, parse_sizes
 
 EPILOG = """\
 Exit status: 0 fine; 1 a reply was wrong or missing, a connection failed, or an

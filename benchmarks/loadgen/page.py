@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLocator
 
-from loadgen.export import merged_latency
-from loadgen.histogram import MIN_SAMPLES_BEYOND
-from loadgen.report import shown_bytes, shown_ms, summary
+from benchmarks.loadgen.export import merged_latency
+from benchmarks.loadgen.histogram import MIN_SAMPLES_BEYOND
+from benchmarks.loadgen.report import shown_bytes, shown_ms, summary
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#2563a8", "#c2571a", "#2e7d4f", "#6b7280"
 _STYLE: dict[Any, Any] = {

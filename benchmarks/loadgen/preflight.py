@@ -6,8 +6,8 @@ import os
 import resource
 from pathlib import Path
 
-from loadgen.settings import Settings
-from loadgen.target import CannotRun
+from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.target import CannotRun
 
 # Beside connections: streams, selector, wake-up pair, pipes, listener, log, what the interpreter opens.
 _OTHER_DESCRIPTORS = 64

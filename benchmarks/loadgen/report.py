@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from loadgen.histogram import MIN_SAMPLES_BEYOND, PERCENTILES
-from loadgen.settings import LATE_SEND_S, Settings
+from benchmarks.loadgen.histogram import MIN_SAMPLES_BEYOND, PERCENTILES
+from benchmarks.loadgen.settings import LATE_SEND_S, Settings
 
 _WIDTH = 18
 

@@ -6,11 +6,11 @@ import time
 from itertools import pairwise
 from typing import Any
 
-from loadgen.histogram import Counts, from_pairs, merge, percentile, summarise, to_hdr
-from loadgen.sampling import Usage, between
-from loadgen.settings import Settings
-from loadgen.target import Target
-from loadgen.verdict import judge
+from benchmarks.loadgen.histogram import Counts, from_pairs, merge, percentile, summarise, to_hdr
+from benchmarks.loadgen.sampling import Usage, between
+from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.target import Target
+from benchmarks.loadgen.verdict import judge
 
 ERROR_KINDS = ("wrong", "missing", "late", "refused", "reset", "timed_out")
 

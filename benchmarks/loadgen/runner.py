@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loadgen import preflight
-from loadgen.coordinator import Coordinator, Progress
-from loadgen.machine import describe_code, describe_machine
-from loadgen.options import Options
-from loadgen.settings import Settings
-from loadgen.target import Target, default_command, null_server_command, running_server, spawned_server
+from benchmarks.loadgen import preflight
+from benchmarks.loadgen.coordinator import Coordinator, Progress
+from benchmarks.loadgen.machine import describe_code, describe_machine
+from benchmarks.loadgen.options import Options
+from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.target import Target, default_command, null_server_command, running_server, spawned_server
 
 SCHEMA = "evloop-load"
 SCHEMA_VERSION = 1

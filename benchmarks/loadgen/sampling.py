@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from loadgen.corewait import core_wait_s
+from benchmarks.loadgen.corewait import core_wait_s
 
 # Looking for new child processes costs more than reading the numbers of known ones.
 _CHILDREN_EVERY_S = 1.0

@@ -21,7 +21,7 @@ class Settings:
         duration_s, warmup_s: of the measured part, and of what comes before it and is not counted.
         messages: end after so many measured replies instead; None for `duration_s`.
         ramp_per_s: connects per second while connecting.
-        size, text: what messages look like; see `loadgen.workload`.
+        size, text: what messages look like; see `benchmarks.loadgen.workload`.
         churn: each connection is closed after its replies, and opened again.
         timeout_s: a reply that takes longer is late; one that has not come this long after the end has timed out.
         null: the server is the null server of `--calibrate`.

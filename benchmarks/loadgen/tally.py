@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from evloop.core.loop import EventLoop
-from loadgen.histogram import Counts
-from loadgen.workload import Pool, Turns
+from benchmarks.loadgen.histogram import Counts
+from benchmarks.loadgen.workload import Pool, Turns
+from evloop.net.eventloop import EventLoop
 
 _EXAMPLES = 5
 

@@ -7,7 +7,7 @@ import os
 from statistics import median
 from typing import Any
 
-from loadgen.settings import LATE_SEND_S, Settings
+from benchmarks.loadgen.settings import LATE_SEND_S, Settings
 
 # A process that has used this part of a core could not have done more: the rest is the scheduler's.
 SATURATED = 0.9

@@ -82,11 +82,11 @@ class Target:
         options = ["-X", "dev", "-W", "error"] if dev else []
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
         self.process = subprocess.Popen(
-            [sys.executable, *options, "-m", "soaking.target"],
+            [sys.executable, *options, "-m", "benchmarks.soaking.target"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         self._psutil = psutil.Process(self.process.pid)
         first = self._read_answer()

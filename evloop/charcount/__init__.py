@@ -1,1 +1,4 @@
-"""The character-count service: clients send messages, the server answers each with its number of characters."""
+"""The character-count service: the application that evloop grew from, and an example of one.
+
+Nothing in the rest of evloop imports it.
+"""

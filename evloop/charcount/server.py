@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from evloop.charcount.session import DEFAULT_TEMPLATE, LineSession, RawSession, Replies, Session
-from evloop.core.loop import EventLoop
+from evloop.core.loop import Loop
 from evloop.errors import LimitError
 from evloop.limits import Limits
 from evloop.log import DEBUG, INFO, Logger
@@ -121,7 +121,7 @@ class CharCountServer(Server):
         TemplateError: the reply template can't be used.
     """
 
-    def __init__(self, loop: EventLoop, settings: ServiceSettings | None = None) -> None:
+    def __init__(self, loop: Loop, settings: ServiceSettings | None = None) -> None:
         settings = ServiceSettings() if settings is None else settings
         new_session = settings.session_factory()
         self.messages = 0

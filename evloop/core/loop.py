@@ -35,17 +35,25 @@ from collections.abc import Callable
 
 from evloop.core.poller import READ, Poller
 from evloop.core.timers import Timer, TimerQueue
-from evloop.core.watchdog import Monitor
+from evloop.core.watchdog import Watchdog
 from evloop.limits import Limits
 from evloop.log import ERROR, WARNING, Logger
-from evloop.net.connection import Connection, flush_pending
-from evloop.net.connector import Connector
-from evloop.net.protocol import Protocol
 from evloop.ratelimit import LimitedLogger
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol, Self
+
+    class Flushable(Protocol):
+        """Something that collects what is written and sends it when it is asked to."""
+
+        def flush(self) -> None: ...
+
+    class Cancellable(Protocol):
+        """Something under way that can be given up."""
+
+        def cancel(self) -> None: ...
+
 
 _log = Logger("evloop")
 
@@ -53,8 +61,10 @@ _log = Logger("evloop")
 _MAX_WAIT_S = 86400.0
 
 
-class EventLoop:
-    """A single-threaded event loop. Use it as a context manager, or `close` it.
+class Loop:
+    """What waits: descriptors, calls, timers and signals in one thread. Use it as a context manager, or `close` it.
+
+    Programs use `evloop.EventLoop`, which is this and opens connections, too.
 
     All methods but `call_soon_threadsafe` belong to the thread that runs it.
 
@@ -68,10 +78,11 @@ class EventLoop:
         clock: the clock itself.
         now: the moment this pass began, in seconds of the clock. Shared by all that happens in the pass.
         poller: readiness by descriptor.
-        pending_writes: connections with something to send at the end of this pass.
+        pending_writes: what has something to send at the end of this pass: its ``flush()`` is called then, once
+            for each time that it is in the list.
         passes: how many passes there have been.
         waiting: True while it waits for something to do.
-        unwatched: set by the monitor when it has stopped looking, as nothing happens.
+        unwatched: set by the watchdog when it has stopped looking, as nothing happens.
         slow_passes: how many took longer than ``slow_pass_s``.
         worst_lag_s: the longest that a pass has taken since `reset_lag`: what was ready just after it began had to wait
             that long.
@@ -86,7 +97,7 @@ class EventLoop:
         slow_pass_s: float | None = None,
     ) -> None:
         self.poller = Poller(selector)
-        self.pending_writes: list[Connection] = []
+        self.pending_writes: list[Flushable] = []
         self.now = clock()
         self.clock = clock
         self.passes = 0
@@ -96,7 +107,7 @@ class EventLoop:
         self.worst_lag_s = 0.0
         self.slowest: tuple[float, str] | None = None
         self._slow_pass_s = slow_pass_s
-        self._monitor: Monitor | None = None
+        self._watchdog: Watchdog | None = None
         self._timers = TimerQueue()
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._closing: list[socket.socket] = []
@@ -125,16 +136,16 @@ class EventLoop:
         self._running = True
         self._pass_ended = self.clock()
         if self._slow_pass_s is not None:
-            self._monitor = Monitor(self, self._slow_pass_s)
+            self._watchdog = Watchdog(self, self._slow_pass_s)
         try:
             while not self._stopping:
                 self._run_pass()
         finally:
             self._running = False
             self._stopping = False
-            if self._monitor is not None:
-                self._monitor.stop()
-                self._monitor = None
+            if self._watchdog is not None:
+                self._watchdog.stop()
+                self._watchdog = None
 
     def stop(self) -> None:
         """Make `run` return at the end of this pass, when what was written has been given to the kernel.
@@ -185,7 +196,8 @@ class EventLoop:
         if self.pending_writes:
             # A new list: who writes again because of this flush is flushed in the next pass, so it comes to an end.
             pending, self.pending_writes = self.pending_writes, []
-            flush_pending(pending)
+            for one in pending:
+                one.flush()
 
         if self._closing:
             for sock in self._closing:
@@ -203,12 +215,12 @@ class EventLoop:
         # A signal alone is likely to be the monitor's own: one that means something has queued a call.
         if self._calls or [fd for fd, _ in events] != [self._wakeup_reader.fileno()]:
             self.unwatched = False
-            assert self._monitor is not None  # who else said so?
-            self._monitor.watch()
+            assert self._watchdog is not None  # who else said so?
+            self._watchdog.watch()
 
     def _pass_was_slow(self, lag_s: float) -> None:
-        assert self._monitor is not None
-        what = self._monitor.found_in(self.passes)
+        assert self._watchdog is not None
+        what = self._watchdog.found_in(self.passes)
         self.slow_passes += 1
         if self.slowest is None or lag_s > self.slowest[0]:
             self.slowest = (lag_s, what)
@@ -251,7 +263,7 @@ class EventLoop:
         self._wakeup_writer.close()
         self._log.flush()
 
-    def __enter__(self) -> EventLoop:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -333,27 +345,15 @@ class EventLoop:
 
     def connect(
         self,
-        protocol: Protocol,
+        protocol: Any,
         host: str,
         port: int,
         *,
         timeout_s: float | None = 10.0,
         limits: Limits | None = None,
-    ) -> Connector:
-        """Open a connection to ``host:port`` and hand it to ``protocol``.
-
-        Its ``on_connect`` is called once it is open, its ``on_connect_error`` if it can't be opened: never before this
-        returns. A name is looked up at once, which blocks; pass an address to avoid it. If it has several
-        addresses they are tried in turn, each for ``timeout_s``.
-
-        Args:
-            limits: its sizes bound the connection. Its time-outs don't, they are for a server's clients: an owner of an
-                outgoing connection knows better what to wait for, and uses `call_later`.
-
-        Returns:
-            the attempt, which can be cancelled.
-        """
-        return Connector(self, protocol, host, port, timeout_s, Limits() if limits is None else limits)
+    ) -> Cancellable:
+        """Open an outgoing connection. Made by `evloop.net.eventloop.EventLoop`, the loop that programs use."""
+        raise NotImplementedError("this loop only waits: use evloop.EventLoop")
 
     def close_later(self, sock: socket.socket) -> None:
         """Close a socket at the end of this pass. For connections; see step 6 above."""

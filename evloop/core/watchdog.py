@@ -25,12 +25,20 @@ from types import FrameType
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from evloop.core.loop import EventLoop
+    from typing import Protocol
+
+    class Watched(Protocol):
+        """What is looked at, as a loop has it."""
+
+        passes: int
+        waiting: bool
+        unwatched: bool
+
 
 _PACKAGE = "evloop"
 
 
-class Monitor:
+class Watchdog:
     """Samples what the loop is doing, by SIGALRM and the process's one interval timer of real time.
 
     Does nothing where these can't be had: outside of the main thread, on a platform without them, or when the program
@@ -41,7 +49,7 @@ class Monitor:
         slow_s: how long a pass may take. It is looked at that often, so whatever takes longer is seen.
     """
 
-    def __init__(self, loop: EventLoop, slow_s: float) -> None:
+    def __init__(self, loop: Watched, slow_s: float) -> None:
         self._loop = loop
         self._slow_s = slow_s
         self._passes_seen = 0

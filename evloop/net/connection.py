@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 A connection is read at most once per pass of the loop. What its protocol returns is sent at once; what it writes by
-other ways is sent near the end of the pass (`flush_pending`, called by the loop), in one piece. Only
+other ways is sent near the end of the pass (`flush`, called by the loop), in one piece. Only
 when the kernel does not take all of it is a `SendQueue` made and the descriptor registered for writability. So the
 common exchange is one recv, one call of the protocol, one send, and an idle connection holds no buffer at all.
 
@@ -18,7 +18,7 @@ import socket
 import struct
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from evloop.core.poller import READ, WRITE, Handler
 from evloop.errors import DISCONNECTED, RETRY, LimitError
@@ -38,7 +38,7 @@ from evloop.net.state import State
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from evloop.core.loop import EventLoop
+    from evloop.core.loop import Loop
 
 # Looking up a member of an enum costs as much as a method call in Python 3.11, a global does not.
 _OPEN = State.OPEN
@@ -97,7 +97,7 @@ class Connection:
 
     def __init__(
         self,
-        loop: EventLoop,
+        loop: Loop,
         sock: socket.socket,
         peer: str,
         protocol: Protocol,
@@ -324,6 +324,27 @@ class Connection:
             # The socket may not have been tried for long, and nobody else would notice that the mark is crossed.
             self.loop.pending_writes.append(self)
 
+    def flush(self) -> None:
+        """Send what was written in this pass: for the loop, in step 5 of a pass."""
+        data = self._unsent
+        if type(data) is not bytes or not data:
+            self._flush()
+            return
+        try:
+            sent = self._socket.send(data)
+        except OSError as error:
+            if error.errno not in RETRY:
+                self._io_failed(error)
+                return
+            sent = 0
+        if sent == len(data):
+            self._unsent = b""
+            self.bytes_sent += sent
+            if self._state is _FLUSHING:
+                self._finish()
+        else:
+            self._send_was_short(data, sent)
+
     def _flush(self) -> None:
         """Send what the socket takes of the queue, and do what follows from how much is left."""
         if self._state is _CLOSED:
@@ -473,26 +494,3 @@ class Connection:
         # comes round. Nothing is called back after on_close anyway.
         self.protocol = NOBODY
         self._on_data = NOBODY.on_data
-
-
-def flush_pending(pending: Iterable[Connection]) -> None:
-    """Send what was written in this pass. Called by the loop: step 5 of a pass."""
-    for connection in pending:
-        data = connection._unsent
-        if type(data) is not bytes or not data:
-            connection._flush()
-            continue
-        try:
-            sent = connection._socket.send(data)
-        except OSError as error:
-            if error.errno not in RETRY:
-                connection._io_failed(error)
-                continue
-            sent = 0
-        if sent == len(data):
-            connection._unsent = b""
-            connection.bytes_sent += sent
-            if connection._state is _FLUSHING:
-                connection._finish()
-        else:
-            connection._send_was_short(data, sent)

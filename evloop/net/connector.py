@@ -11,24 +11,13 @@ from evloop.errors import CONNECTING, ConnectError
 from evloop.limits import Limits
 from evloop.net.connection import Connection
 from evloop.net.protocol import Protocol
+from evloop.net.sockets import peer_text, set_stream_options
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
-    from evloop.core.loop import EventLoop
-
-
-def peer_text(address: Any) -> str:
-    """An IPv4 or IPv6 socket address as people write it: ``192.0.2.1:80``, ``[2001:db8::1]:80``."""
-    host, port = address[0], address[1]
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-
-
-def set_stream_options(sock: socket.socket) -> None:
-    """The options each stream has: replies leave at once, and a peer that vanished is noticed some day."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    from evloop.core.loop import Loop
 
 
 class Connector:
@@ -36,7 +25,7 @@ class Connector:
 
     def __init__(
         self,
-        loop: EventLoop,
+        loop: Loop,
         protocol: Protocol,
         host: str,
         port: int,

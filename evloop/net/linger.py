@@ -16,7 +16,7 @@ from evloop.limits import Limits
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from evloop.core.loop import EventLoop
+    from evloop.core.loop import Loop
 
 _DROP_BYTES = 65536
 
@@ -40,7 +40,7 @@ class Linger:
     __slots__ = ("_limits", "_on_over", "_socket", "_timer", "dropped_bytes")
 
     def __init__(
-        self, loop: EventLoop, sock: socket.socket, limits: Limits, on_over: Callable[[str | None], object]
+        self, loop: Loop, sock: socket.socket, limits: Limits, on_over: Callable[[str | None], object]
     ) -> None:
         self.dropped_bytes = 0
         self._socket = sock

@@ -1,0 +1,4 @@
+"""A server as a program: signals, the main function.
+
+What a server is used for is not in here.
+"""

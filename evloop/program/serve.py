@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
-from evloop.core.loop import EventLoop
+from evloop.core.loop import Loop
 from evloop.limits import Limits
 from evloop.log import INFO, NOTICE, Logger, load, say
+from evloop.net.eventloop import EventLoop
 from evloop.net.protocol import Protocol
 from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server.server import Server
@@ -57,7 +58,7 @@ def serve(
             server.abort()  # nothing is left to abort, unless this ends by an exception
 
 
-def prepare(loop: EventLoop, server: Server) -> None:
+def prepare(loop: Loop, server: Server) -> None:
     """What a server that is a program does besides serving. To be called in the main thread, before the loop runs.
 
     SIGTERM, SIGINT or SIGHUP (the terminal was closed; stays ignored under nohup): drain the server, then stop the

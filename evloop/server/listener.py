@@ -27,13 +27,13 @@ from evloop.core.poller import READ
 from evloop.core.timers import Timer
 from evloop.errors import ACCEPT_RETRY, EXHAUSTED, ListenError
 from evloop.log import WARNING
-from evloop.net.connector import peer_text, set_stream_options
+from evloop.net.sockets import peer_text, set_stream_options
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
-    from evloop.core.loop import EventLoop
+    from evloop.core.loop import Loop
 
 # How long accepting rests when descriptors have run out. At ten tries a second the cost is not measurable.
 EXHAUSTED_PAUSE_S = 0.1
@@ -188,7 +188,7 @@ class Listener:
 
     def __init__(
         self,
-        loop: EventLoop,
+        loop: Loop,
         sock: socket.socket,
         accepts_per_pass: int,
         on_accept: Callable[[socket.socket, Any], None],

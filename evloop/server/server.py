@@ -6,16 +6,17 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 
-from evloop.core.loop import EventLoop
+from evloop.core.loop import Loop
 from evloop.core.timers import Timer
 from evloop.errors import LimitError, ListenError
 from evloop.limits import Limits
 from evloop.log import WARNING, Logger
 from evloop.net.connection import Connection
-from evloop.net.connector import peer_text
 from evloop.net.protocol import Protocol
+from evloop.net.sockets import peer_text
 from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener, open_listeners
+from evloop.server.stats import ServerStats
 from evloop.server.sweeper import Sweeper
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -27,30 +28,6 @@ _log = Logger("evloop.server")
 # Clients over the limit that are being told so and waited for, at the same time. Beyond it they are told, and closed at
 # once: each needs a descriptor.
 _MAX_REFUSALS = 16
-
-
-class ServerStats:
-    """Counters since the start.
-
-    Attributes:
-        accepted: connections.
-        closed: of those.
-        failed: closed because of an error, limits included.
-        probes: closed without having sent a byte: health checks, port scans.
-        bytes_received, bytes_sent: of closed connections; `Server.totals` adds those that are open.
-        limits: one counter for each limit that was hit, by its name in `LimitError`.
-    """
-
-    __slots__ = ("accepted", "bytes_received", "bytes_sent", "closed", "failed", "limits", "probes")
-
-    def __init__(self) -> None:
-        self.accepted = 0
-        self.closed = 0
-        self.failed = 0
-        self.probes = 0
-        self.bytes_received = 0
-        self.bytes_sent = 0
-        self.limits: Counter[str] = Counter()
 
 
 class Server:
@@ -74,7 +51,7 @@ class Server:
 
     def __init__(
         self,
-        loop: EventLoop,
+        loop: Loop,
         protocol_factory: Callable[[], Protocol],
         limits: Limits | None = None,
         *,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evloop.core.loop import EventLoop
+from evloop.core.loop import Loop
 from evloop.errors import LimitError
 from evloop.limits import Limits
 from evloop.net.connection import Connection
@@ -59,7 +59,7 @@ class Sweeper:
         limits: the time-outs. With none there is no sweep.
     """
 
-    def __init__(self, loop: EventLoop, connections: Iterable[Connection], limits: Limits) -> None:
+    def __init__(self, loop: Loop, connections: Iterable[Connection], limits: Limits) -> None:
         self._loop = loop
         self._connections = connections
         self._limits = limits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
 if any(importlib.util.find_spec(name) is None for name in ("hdrh", "psutil", "rich", "matplotlib")):
     collect_ignore_glob = ["test_load_*.py"]
@@ -40,7 +38,7 @@ def load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Lo
     """Runs ``load.py`` with arguments; short runs, as these are no measurements."""
 
     def run(*arguments: str) -> LoadRun:
-        from loadgen import command
+        from benchmarks.loadgen import command
 
         path = tmp_path / "run.json"
         status = command.run(["--json", str(path), *arguments])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from loadgen.asserts import METRICS, AssertionSyntaxError, parse_condition
+
+from benchmarks.loadgen.asserts import METRICS, AssertionSyntaxError, parse_condition
 
 RESULT: dict[str, Any] = {
     "throughput_per_s": 60_000.0,

@@ -16,8 +16,8 @@ import pexpect
 import psutil
 import pytest
 from hdrh.histogram import HdrHistogram
-from loadgen.options import parse_options
 
+from benchmarks.loadgen.options import parse_options
 from harness import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loadgen.compare import CannotCompare, compare_sides, load_side, ratio_of_medians
+
+from benchmarks.loadgen.compare import CannotCompare, compare_sides, load_side, ratio_of_medians
 
 
 def make_run(throughput: float, **changes: Any) -> dict[str, Any]:

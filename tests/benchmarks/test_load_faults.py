@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loadgen.runner import run_once
-from loadgen.settings import Settings
-from loadgen.target import free_port
 
+from benchmarks.loadgen.runner import run_once
+from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.target import free_port
 from harness import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,8 @@ import random
 from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
-from loadgen.histogram import (
+
+from benchmarks.loadgen.histogram import (
     MAX_VALUE_NS,
     Counts,
     bucket_of,

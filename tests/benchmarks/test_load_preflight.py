@@ -6,9 +6,10 @@ import resource
 from pathlib import Path
 
 import pytest
-from loadgen import preflight
-from loadgen.settings import Settings
-from loadgen.target import CannotRun
+
+from benchmarks.loadgen import preflight
+from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.target import CannotRun
 
 
 class Limit:

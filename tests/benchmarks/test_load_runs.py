@@ -11,11 +11,11 @@ from typing import Any
 
 import psutil
 import pytest
-from loadgen.coordinator import Coordinator, GeneratorProcess
-from loadgen.runner import run_once
-from loadgen.settings import Settings
-from loadgen.target import CannotRun, default_command, spawned_server
 
+from benchmarks.loadgen.coordinator import Coordinator, GeneratorProcess
+from benchmarks.loadgen.runner import run_once
+from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.target import CannotRun, default_command, spawned_server
 from harness import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def test_a_server_that_dies_ends_the_run_with_errors() -> None:
 
 def generators_of(process: psutil.Process) -> list[psutil.Process]:
     """Those of its children that are generators, the first one first."""
-    return [child for child in process.children() if "loadgen.generator" in child.cmdline()]
+    return [child for child in process.children() if "benchmarks.loadgen.generator" in child.cmdline()]
 
 
 def test_a_generator_that_ends_before_the_others_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:

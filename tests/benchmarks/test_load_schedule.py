@@ -9,11 +9,12 @@ import socket
 from statistics import mean, pstdev
 
 import pytest
-from loadgen.drivers import Schedule, count_lateness, count_missed
-from loadgen.selector import PreciseSelector
-from loadgen.settings import Settings
-from loadgen.tally import Run
-from loadgen.workload import Pool
+
+from benchmarks.loadgen.drivers import Schedule, count_lateness, count_missed
+from benchmarks.loadgen.selector import PreciseSelector
+from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.tally import Run
+from benchmarks.loadgen.workload import Pool
 
 
 def moments(arrivals: str, count: int, seed: int = 1) -> list[int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from loadgen.settings import Settings
-from loadgen.verdict import judge
+
+from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.verdict import judge
 
 
 def make_result(**changes: Any) -> dict[str, Any]:

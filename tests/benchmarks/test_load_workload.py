@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from loadgen.workload import ALPHABETS, Pool, SizeError, make_pool, make_texts, parse_sizes
+
+from benchmarks.loadgen.workload import ALPHABETS, Pool, SizeError, make_pool, make_texts, parse_sizes
 
 
 @pytest.mark.parametrize("text", ALPHABETS)

@@ -6,14 +6,10 @@ import os
 import random
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.comparison.runner import RunningServer, running
 from benchmarks.peers.registry import KINDS, PEERS, Peer

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import soak
-from soaking import roles
-from soaking.target import Status
 
+from benchmarks import soak
+from benchmarks.soaking import roles
+from benchmarks.soaking.target import Status
 from evloop import LineProtocol
 from harness import RunningServer, small_limits
 

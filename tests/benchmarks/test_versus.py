@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from benchmarks.comparison import native, report
 from benchmarks.comparison.commands import COMMANDS
 from benchmarks.comparison.payload import ALPHABETS, make_texts, write_payload

@@ -21,10 +21,10 @@ from evloop.charcount.cli.arguments import (
 )
 from evloop.charcount.server import DEFAULT_PORT, CharCountServer, ServiceSettings
 from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE, TemplateError
-from evloop.core.loop import EventLoop
 from evloop.errors import ListenError
 from evloop.limits import Limits
 from evloop.log import DEBUG, ERROR, INFO, WARNING, Logger, configure_later
+from evloop.net.eventloop import EventLoop
 from evloop.program.serve import SLOW_PASS_S, STOP_SIGNALS, prepare
 from evloop.server.descriptors import affordable_connections, raise_descriptor_limit
 from evloop.server.listener import resolve
