@@ -85,8 +85,7 @@ class CheckedClient(Protocol):
         run = self._run
         position = self._send_at
         self.connection.write(run.pool.requests_from(position, count))
-        self.connection.flush()
-        run.loop.pending_writes.clear()
+        run.loop.flush_writes()
         self._groups.append([intended_ns, now_ns, count])
         position += count
         self._send_at = position - run.pool.size if position >= run.pool.size else position

@@ -194,10 +194,7 @@ class Loop:
                 self._run_call(*timer)
 
         if self.pending_writes:
-            # A new list: who writes again because of this flush is flushed in the next pass, so it comes to an end.
-            pending, self.pending_writes = self.pending_writes, []
-            for one in pending:
-                one.flush()
+            self.flush_writes()
 
         if self._closing:
             for sock in self._closing:
@@ -210,6 +207,13 @@ class Loop:
             self.worst_lag_s = lag_s
         if self._slow_pass_s is not None and lag_s > self._slow_pass_s:
             self._pass_was_slow(lag_s)
+
+    def flush_writes(self) -> None:
+        """Send what was written so far in this pass: step 5, for a caller who can't wait for it."""
+        # A new list: who writes again because of this flush is flushed in the next pass, so it comes to an end.
+        pending, self.pending_writes = self.pending_writes, []
+        for one in pending:
+            one.flush()
 
     def _watch_again(self, events: list[tuple[int, Any]]) -> None:
         # A signal alone is likely to be the monitor's own: one that means something has queued a call.

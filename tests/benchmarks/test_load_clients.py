@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,8 +28,6 @@ class FakeConnection:
 
     write = reply
 
-    def flush(self) -> None: ...
-
     def abort(self) -> None:
         self.aborted = True
 
@@ -39,8 +35,7 @@ class FakeConnection:
 class FakeLoop:
     """All that a client wants of a loop."""
 
-    def __init__(self) -> None:
-        self.pending_writes: list[Any] = []
+    def flush_writes(self) -> None: ...
 
 
 def start_client(window: int, position: int = 3) -> tuple[ClosedLoopClient, FakeConnection, Run]:
