@@ -27,7 +27,7 @@ from evloop.limits import Limits
 from evloop.log import ERROR
 from evloop.net.buffers import NOTHING_MORE, SendQueue
 from evloop.net.protocol import Protocol
-from evloop.net.receiving import RECV_BYTES, piece_end
+from evloop.net.receiving import RECV_BYTES
 from evloop.net.state import State
 from evloop.net.stream import (
     PAUSED_BY_DRAIN,
@@ -276,9 +276,8 @@ class Connection(Stream):
 
     # ------------------------------------------------------------------ what has happened to the stream
 
-    def _piece_end(self, data: bytes, start: int) -> int:
-        protocol = self.protocol
-        return len(data) if protocol.wants_whole_chunks else piece_end(data, start, protocol.message_end)
+    def _message_end(self) -> bytes | None:
+        return None if self.protocol.wants_whole_chunks else self.protocol.message_end
 
     def _handle_eof(self) -> None:
         self._peer_ended = True

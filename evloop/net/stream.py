@@ -35,10 +35,11 @@ from evloop.net.buffers import NOTHING_MORE, SendQueue
 from evloop.net.linger import Linger
 from evloop.net.receiving import (
     FIRST_RECV_BYTES,
+    MAX_PIECE_BYTES,
     MAX_TURN_REPLY_BYTES,
-    PIECE_BYTES,
     TURN_S,
     larger_recv_bytes,
+    piece_end,
     smaller_recv_bytes,
 )
 from evloop.net.state import State
@@ -135,7 +136,7 @@ class Stream:
             return
         size = len(data)
         self.bytes_received += size
-        if size >= FIRST_RECV_BYTES and (size == self._recv_bytes or size > PIECE_BYTES):
+        if size >= FIRST_RECV_BYTES and (size == self._recv_bytes or size > MAX_PIECE_BYTES):
             self._take_turn(data)
             return
         try:
@@ -165,14 +166,37 @@ class Stream:
         size = len(data)
         if size == self._recv_bytes:
             self._recv_bytes = larger_recv_bytes(size)
+        message_end = self._message_end()
+        end = size if message_end is None else piece_end(data, 0, message_end)
+        try:
+            if end == size:
+                reply = self._on_data(data)
+            else:
+                assert message_end is not None
+                reply, end = self._hand_over_pieces(data, end, message_end)
+        except Exception as error:
+            self._callback_failed(error)
+            return
+        if end < size and (self.state is _OPEN or self.state is _HALF_CLOSED):
+            self._rest = data[end:]
+            self._recv_bytes = smaller_recv_bytes(self._recv_bytes)
+            self._go_on_if_not_paused()
+            self._update_interest()
+        if reply:
+            self._enqueue_reply(self._on_data, reply)
+            self._flush_now()
+
+    def _hand_over_pieces(self, data: bytes, end: int, message_end: bytes) -> tuple[bytes, int]:
+        """Hand over pieces, of which the first one ends there, and return the replies and where the last one ended."""
+        size = len(data)
         clock = self.loop.clock
-        ends_at = clock() + TURN_S
+        over_at = clock() + TURN_S
+        most = MAX_TURN_REPLY_BYTES - len(self._unsent)
         replies: list[bytes] = []
         replied = start = 0
         try:
-            while start < size:
+            while True:
                 self.batch = batch = []
-                end = self._piece_end(data, start)
                 reply = self._on_data(data[start:end])
                 start = end
                 if reply:
@@ -181,25 +205,17 @@ class Stream:
                     written = b"".join(batch)
                     replied += len(written)
                     replies.append(written)
-                if self._pause or (self.state is not _OPEN and self.state is not _HALF_CLOSED):
+                if start == size or replied > most or self._pause or clock() > over_at:
                     break
-                if replied + len(self._unsent) > MAX_TURN_REPLY_BYTES or clock() > ends_at:
+                if self.state is not _OPEN and self.state is not _HALF_CLOSED:
                     break
-        except Exception as error:
-            self._callback_failed(error)
-            return
+                end = piece_end(data, start, message_end)
         finally:
             self.batch = None
-        if start < size and (self.state is _OPEN or self.state is _HALF_CLOSED):
-            self._rest = data[start:]
-            self._recv_bytes = smaller_recv_bytes(self._recv_bytes)
-            self._go_on_if_not_paused()
-            self._update_interest()
-        if replies:
-            self._enqueue(b"".join(replies))
+        return b"".join(replies), start
 
-    def _piece_end(self, data: bytes, start: int) -> int:
-        """Where the piece ends that is handed over next."""
+    def _message_end(self) -> bytes | None:
+        """What ends a message; None if what was received is always to be handed over whole."""
         raise NotImplementedError
 
     def _go_on_if_not_paused(self) -> None:
@@ -246,6 +262,17 @@ class Stream:
             self._callback_failed(error)
         else:
             self._enqueue(data)
+
+    def _flush_now(self) -> None:
+        """Send at once what was just enqueued, unless more than that waits."""
+        data = self._unsent
+        if type(data) is bytes and data:
+            try:
+                sent = self._socket.send(data)
+            except OSError:
+                return  # the flush at the end of the pass tries again, and deals with what is wrong
+            self.bytes_sent += sent
+            self._unsent = data[sent:]
 
     def flush(self) -> None:
         """Send what was written in this pass: for the loop, in step 5 of a pass."""

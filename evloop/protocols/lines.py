@@ -48,11 +48,12 @@ class LineProtocol(Protocol):
         The default calls `on_line` for each, until one of them closes the connection.
         """
         connection = self.connection
+        on_line = self.on_line
         outer = connection.batch
         connection.batch = replies = []  # what on_line writes is to stand among what it returns
         try:
             for line in lines:
-                reply = self.on_line(line)
+                reply = on_line(line)
                 if reply:
                     replies.append(reply)
                 if connection.state is not _OPEN and connection.closing:

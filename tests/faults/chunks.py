@@ -6,13 +6,11 @@ from typing import NamedTuple
 
 from evloop import Connection
 from evloop.charcount.server import CharCountProtocol
-from evloop.net.receiving import MAX_TURN_REPLY_BYTES, PIECE_BYTES
+from evloop.net.receiving import MAX_PIECE_BYTES, MAX_TURN_REPLY_BYTES
 from harness import RunningServer
 
 # The replies that end a turn, and those to one more piece: the worst are the errors to messages of one invalid byte.
-MOST_REPLIES_OF_A_TURN = MAX_TURN_REPLY_BYTES + PIECE_BYTES * 3 // 2 // len(b"\xff\n") * len(
-    b"ERR invalid-utf8 at byte 0\n"
-)
+MOST_REPLIES_OF_A_TURN = MAX_TURN_REPLY_BYTES + MAX_PIECE_BYTES // len(b"\xff\n") * len(b"ERR invalid-utf8 at byte 0\n")
 
 
 class Chunk(NamedTuple):
