@@ -66,7 +66,8 @@ def set_stream_options(sock: socket.socket, kernel_unsent_bytes: int | None = No
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-<<<<<<< HEAD
+    if kernel_unsent_bytes is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, kernel_unsent_bytes)
 
 
 def reset_when_closed(sock: socket.socket) -> None:
@@ -75,9 +76,6 @@ def reset_when_closed(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     except OSError:
         pass
-=======
-    if kernel_unsent_bytes is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, kernel_unsent_bytes)
 
 
 def unacknowledged_bytes(sock: socket.socket) -> int | None:
@@ -97,4 +95,3 @@ def unacknowledged_bytes(sock: socket.socket) -> int | None:
         return int.from_bytes(ioctl(sock.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
     except OSError:
         return None
->>>>>>> policies
