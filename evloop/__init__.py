@@ -10,12 +10,22 @@ from evloop._version import __version__
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.core.timers import Timer
-    from evloop.errors import CallbackResultError, ConnectError, EvloopError, LimitError, ListenError
+    from evloop.errors import (
+        CallbackResultError,
+        ConnectError,
+        EvloopError,
+        LimitError,
+        ListenError,
+        TLSError,
+        TLSSettingsError,
+    )
     from evloop.limits import Limits
     from evloop.net.connection import Connection
     from evloop.net.eventloop import EventLoop
     from evloop.net.protocol import Protocol
     from evloop.net.state import State
+    from evloop.net.tlsinfo import TLSInfo
+    from evloop.net.tlssettings import TLSClientSettings, TLSServerSettings
     from evloop.program.serve import prepare, serve
     from evloop.protocols.lineframer import LineFramer
     from evloop.protocols.lines import LineProtocol
@@ -37,6 +47,11 @@ __all__ = [
     "Server",
     "ServerStats",
     "State",
+    "TLSClientSettings",
+    "TLSError",
+    "TLSInfo",
+    "TLSServerSettings",
+    "TLSSettingsError",
     "Timer",
     "__version__",
     "prepare",
@@ -45,7 +60,15 @@ __all__ = [
 
 _MODULES = {
     "net.connection": ("Connection",),
-    "errors": ("CallbackResultError", "ConnectError", "EvloopError", "LimitError", "ListenError"),
+    "errors": (
+        "CallbackResultError",
+        "ConnectError",
+        "EvloopError",
+        "LimitError",
+        "ListenError",
+        "TLSError",
+        "TLSSettingsError",
+    ),
     "protocols.lineframer": ("LineFramer",),
     "limits": ("Limits",),
     "net.eventloop": ("EventLoop",),
@@ -55,6 +78,8 @@ _MODULES = {
     "server.stats": ("ServerStats",),
     "program.serve": ("prepare", "serve"),
     "net.state": ("State",),
+    "net.tlsinfo": ("TLSInfo",),
+    "net.tlssettings": ("TLSClientSettings", "TLSServerSettings"),
     "core.timers": ("Timer",),
 }
 
