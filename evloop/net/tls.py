@@ -20,6 +20,7 @@ How bytes are moved is below, in `evloop.net.tlsstream`; what contexts are made 
 from __future__ import annotations
 
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable
 from ssl import MemoryBIO, SSLError, SSLObject, SSLWantReadError
@@ -36,6 +37,10 @@ from evloop.net.state import State
 from evloop.net.tlsfailure import explain, plaintext
 from evloop.net.tlsinfo import HandshakeTally, TLSInfo, server_name
 from evloop.net.tlsstream import PAUSED_BY_HANDSHAKE, SealedConnection
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Any
 
 _OPEN = State.OPEN
 _LINGERING = State.LINGERING
@@ -133,7 +138,7 @@ class TLSConnection(SealedConnection):
 
     def _go_on_with_handshake(self) -> None:
         try:
-            self._tls.do_handshake()
+            shake_hands(self._tls)
         except SSLWantReadError:
             self._push()
         except SSLError as error:
@@ -247,3 +252,26 @@ class TLSConnection(SealedConnection):
 
     def _gone(self, error: Exception | None) -> None:
         super()._gone(self._failure if error is None else error)
+
+
+def shake_hands(tls: SSLObject) -> None:
+    """Go on with a handshake.
+
+    A server asks its settings for a certificate on the way, by a callback. If the name that the client asks for is not
+    even ASCII, the callback is not called: Python prints a traceback with that name to stderr, for everyone who cares
+    to send one. Here it fails in silence, and the handshake with it.
+
+    Raises:
+        ssl.SSLError: more is to come (`ssl.SSLWantReadError`), or it has failed.
+    """
+    before = sys.unraisablehook
+
+    def keep_quiet(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, UnicodeError):
+            before(unraisable)
+
+    sys.unraisablehook = keep_quiet
+    try:
+        tls.do_handshake()
+    finally:
+        sys.unraisablehook = before

@@ -30,6 +30,7 @@ _CIPHER = {
     "NO_SUITABLE_SIGNATURE_ALGORITHM",
     "SSLV3_ALERT_HANDSHAKE_FAILURE",  # it says no more than this: mostly it is the ciphers
 }
+_CALLBACK = "CALLBACK_FAILED"  # of the callback that chooses by name, see `evloop.net.tls.shake_hands`
 _NO_CERTIFICATE = "PEER_DID_NOT_RETURN_A_CERTIFICATE"
 _WANTS_CERTIFICATE = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
 
@@ -55,6 +56,8 @@ def explain(error: Exception, *, of_server: bool) -> TLSError:
         return plaintext(of_server=of_server)
     if reason in _VERSION:
         return TLSError("version", f"the {peer} speaks no version of TLS that is allowed here")
+    if reason == _CALLBACK:
+        return TLSError("name", f"the {peer} asks for a name that can't be one")
     if reason in _CIPHER:
         return TLSError("cipher", f"no cipher or key exchange in common with the {peer}")
     if reason == _WANTS_CERTIFICATE:

@@ -131,7 +131,8 @@ class SealedConnection(Connection):
             return
         # A record is longer than what is in it. So if all that was asked for came, it began earlier, and more of it may
         # be left inside of OpenSSL.
-        if self._incoming.pending or len(data) == size or not data or self._in_record or size == self._recv_bytes:
+        more = self._incoming.pending or len(data) == size or not data or self._in_record
+        if more or size == self._recv_bytes or size > MAX_PIECE_BYTES:
             self._read_more(data, size)
             return
         self._hand_over(data)

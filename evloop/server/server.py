@@ -24,6 +24,7 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
+    from evloop.net.tlssettings import TLSServerSettings
     from evloop.server.stats import Value
 
     # What makes a connection: called with the same as `Connection`, which is the default.
@@ -103,12 +104,18 @@ class Server:
     # ------------------------------------------------------------------ life
 
     def listen(
-        self, host: str = "127.0.0.1", port: int = 0, *, connection_factory: ConnectionFactory = Connection
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        tls: TLSServerSettings | None = None,
+        connection_factory: ConnectionFactory = Connection,
     ) -> list[str]:
         """Accept connections on every address of ``host``.
 
         Args:
             host, port: where; port 0 lets the kernel pick one.
+            tls: the connections accepted there speak TLS, with these certificates.
             connection_factory: makes the connections accepted there, a subclass of `Connection` as a rule; called as
                 that is.
 
@@ -118,6 +125,8 @@ class Server:
         Raises:
             ListenError: in one line, what happened and what to do.
         """
+        if tls is not None:
+            connection_factory = tls.connection
         sockets = open_listeners(host, port, self.limits.backlog)
         added: list[Listener] = []
         try:
