@@ -31,7 +31,7 @@ from ssl import MemoryBIO, SSLError, SSLObject, SSLWantReadError, SSLZeroReturnE
 from evloop.core.loop import Loop
 from evloop.core.poller import READ, WRITE
 from evloop.core.timers import Timer
-from evloop.errors import CallbackResultError, TLSError
+from evloop.errors import RETRY, CallbackResultError, TLSError
 from evloop.limits import Limits
 from evloop.net.buffers import NOTHING_MORE
 from evloop.net.connection import Connection
@@ -354,7 +354,15 @@ class SealedConnection(Connection):
             self._tls.unwrap()
         except SSLError:
             pass  # it wants the peer's, too, for which nobody waits here; ours is ready to be sent
-        self._push()
+        sealed = self._take()
+        try:
+            sent = self._socket.send(sealed)
+        except OSError as error:
+            # Who is gone already misses nothing: all that was said to it has been given to the kernel.
+            sent = 0 if error.errno in RETRY else len(sealed)
+        self.bytes_sent += sent
+        if sent != len(sealed):
+            self._keep(sealed[sent:])
 
     # ------------------------------------------------------------------ what follows from it, for the class above
 

@@ -308,7 +308,8 @@ class Server:
         if len(self._refused) >= _MAX_REFUSALS:
             # No descriptor can be spared until it has read this; that it does is likely, not certain.
             try:
-                sock.send(text)
+                if connection_factory is Connection:  # TLS would take its time to say it
+                    sock.send(text)
                 sock.shutdown(socket.SHUT_WR)
             except OSError:
                 pass

@@ -281,7 +281,7 @@ def test_close_in_on_connect_and_at_once(start_tls):
     with RecordClient(server.address) as client:
         client.shake_hands()
         assert client.receive_rest() == b"no"
-        client.say_goodbye()
+        client.close()
         server.wait_empty()
     assert protocol.events == ["connect", "close"]
 
