@@ -358,8 +358,9 @@ class SealedConnection(Connection):
         try:
             sent = self._socket.send(sealed)
         except OSError as error:
-            # Who is gone already misses nothing: all that was said to it has been given to the kernel.
-            sent = 0 if error.errno in RETRY else len(sealed)
+            if error.errno not in RETRY:
+                return  # who is gone misses nothing: all that was said to it has been given to the kernel
+            sent = 0
         self.bytes_sent += sent
         if sent != len(sealed):
             self._keep(sealed[sent:])

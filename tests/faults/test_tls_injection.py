@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import ssl
+from functools import cache
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from evloop import Connection
+from evloop import Connection, TLSServerSettings
 from faults.test_injection import Life
 from harness import run_pass
 from tlsworld import world
@@ -27,6 +28,8 @@ class TLSPeer:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
         self._unsent = b""
+        self._plain = bytearray()  # received, and not asked for yet
+        self._saw_end = False
         self._ends = False
         self._ended = False
 
@@ -67,17 +70,26 @@ class TLSPeer:
 
     def recv(self, size: int) -> bytes:
         self._push()
-        for _ in range(2):
+        if not self._plain and not self._saw_end:
             try:
-                return self._tls.read(size)
-            except ssl.SSLZeroReturnError:
-                return b""
-            except ssl.SSLWantReadError:
                 data = self._socket.recv(size)
-                if not data:
-                    return b""
-                self._incoming.write(data)
-        raise BlockingIOError
+            except BlockingIOError:
+                data = None  # but something may have come together with the end of the handshake
+            self._incoming.write(data or b"")
+            # All of it: to say goodbye with something left unread would be an error that OpenSSL never forgives.
+            try:
+                while part := self._tls.read(65536):
+                    self._plain += part
+                self._saw_end = True
+            except ssl.SSLZeroReturnError:
+                self._saw_end = True
+            except (ssl.SSLWantReadError, ssl.SSLEOFError):  # the latter after some ends that were not in order
+                self._saw_end = data == b""
+        if not self._plain and not self._saw_end:
+            raise BlockingIOError
+        taken = bytes(self._plain[:size])
+        del self._plain[:size]
+        return taken
 
     def shutdown(self, how: int) -> None:
         self._ends = True
@@ -94,14 +106,18 @@ class TLSPeer:
         self._socket.close()
 
 
+@cache
+def _settings() -> TLSServerSettings:
+    return world().settings(handshake_timeout_s=3600)
+
+
 class TLSLife(Life):
     """One TLS connection from its beginning to its end."""
 
     version = ssl.TLSVersion.TLSv1_3
 
     def make_connection(self, *arguments: Any) -> Connection:
-        self.tls = world().settings(handshake_timeout_s=3600)
-        return self.tls.connection(*arguments)
+        return _settings().connection(*arguments)
 
     def meet(self) -> None:
         peer = TLSPeer(self.peer, world().client_context(maximum_version=self.version))
