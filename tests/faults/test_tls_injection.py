@@ -29,6 +29,7 @@ class TLSPeer:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
         self._unsent = b""
         self._plain = bytearray()  # received, and not asked for yet
+        self._raw = bytearray()  # the beginning of a record
         self._saw_end = False
         self._ends = False
         self._ended = False
@@ -44,10 +45,17 @@ class TLSPeer:
             self._ended = True
             self._socket.shutdown(socket.SHUT_WR)
 
+    def _put(self, data: bytes) -> None:
+        """Give TLS whole records only: with a part of one in it, it would not bear to say goodbye and to read on."""
+        self._raw += data
+        while len(self._raw) >= 5 and len(self._raw) >= (size := 5 + int.from_bytes(self._raw[3:5], "big")):
+            self._incoming.write(bytes(self._raw[:size]))
+            del self._raw[:size]
+
     def step(self) -> bool:
         """Go on with the handshake. Whether it is done."""
         try:
-            self._incoming.write(self._socket.recv(65536))
+            self._put(self._socket.recv(65536))
         except BlockingIOError:
             pass
         try:
@@ -75,15 +83,15 @@ class TLSPeer:
                 data = self._socket.recv(size)
             except BlockingIOError:
                 data = None  # but something may have come together with the end of the handshake
-            self._incoming.write(data or b"")
-            # All of it: to say goodbye with something left unread would be an error that OpenSSL never forgives.
+            self._put(data or b"")
+            # All of it: to say goodbye with something left unread is an error that OpenSSL never forgives.
             try:
                 while part := self._tls.read(65536):
                     self._plain += part
                 self._saw_end = True
             except ssl.SSLZeroReturnError:
                 self._saw_end = True
-            except (ssl.SSLWantReadError, ssl.SSLEOFError):  # the latter after some ends that were not in order
+            except ssl.SSLWantReadError:
                 self._saw_end = data == b""
         if not self._plain and not self._saw_end:
             raise BlockingIOError
