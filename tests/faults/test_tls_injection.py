@@ -84,23 +84,28 @@ class TLSPeer:
             except BlockingIOError:
                 data = None  # but something may have come together with the end of the handshake
             self._put(data or b"")
-            # All of it: to say goodbye with something left unread is an error that OpenSSL never forgives.
-            try:
-                while part := self._tls.read(65536):
-                    self._plain += part
-                self._saw_end = True
-            except ssl.SSLZeroReturnError:
-                self._saw_end = True
-            except ssl.SSLWantReadError:
-                self._saw_end = data == b""
+            self._read_all()
+            self._saw_end = self._saw_end or data == b""
         if not self._plain and not self._saw_end:
             raise BlockingIOError
         taken = bytes(self._plain[:size])
         del self._plain[:size]
         return taken
 
+    def _read_all(self) -> None:
+        # All of it: to say goodbye with something left unread is an error that OpenSSL never forgives.
+        try:
+            while part := self._tls.read(65536):
+                self._plain += part
+            self._saw_end = True
+        except ssl.SSLZeroReturnError:
+            self._saw_end = True
+        except ssl.SSLWantReadError:
+            pass
+
     def shutdown(self, how: int) -> None:
         self._ends = True
+        self._read_all()
         try:
             self._tls.unwrap()
         except ssl.SSLError:

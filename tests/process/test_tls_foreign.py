@@ -108,7 +108,7 @@ def test_openssl_updates_keys(start_tls):
 def test_openssl_with_and_without_the_clients_certificate(start_tls):
     server = start_tls(Lengths, tls=world().settings(client_ca=world().ca))
     certificate, key = world().issue("carol", "carol@example.org")
-    with Talk(*s_client(server, "-cert", certificate, "-key", key)) as talk:
+    with Talk(*s_client(server, "-brief", "-cert", certificate, "-key", key)) as talk:
         talk.say("hello\n")
         talk.wait_for("^5$")
     for version, alert in (("-tls1_3", "certificate required"), ("-tls1_2", "handshake failure")):
