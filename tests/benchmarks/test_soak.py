@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import soak
-from benchmarks.soaking import roles
+from benchmarks.soaking import roles, served
+from benchmarks.soaking.shared import Soak
 from benchmarks.soaking.target import Status
 from evloop import LineProtocol
 from harness import RunningServer, small_limits
@@ -66,7 +67,7 @@ def test_what_is_not_back_where_it_was_is_said(change, problem):
     assert soak.compare(GOOD, dataclasses.replace(GOOD, **change)) == [problem]
 
 
-def answering(start: Callable[..., RunningServer], reply: Callable[[int], bytes | None]) -> roles.Soak:
+def answering(start: Callable[..., RunningServer], reply: Callable[[int], bytes | None]) -> Soak:
     """A soak at a server that answers line n with ``reply(n)``, or ends the connection if that is None."""
 
     class Answers(LineProtocol):
@@ -79,7 +80,7 @@ def answering(start: Callable[..., RunningServer], reply: Callable[[int], bytes 
                 self.connection.abort()
             return answer
 
-    return roles.Soak(start(Answers, small_limits(high_water_bytes=1 << 20)).address)
+    return Soak(start(Answers, small_limits(high_water_bytes=1 << 20)).address)
 
 
 def test_every_right_answer_is_counted(start):
@@ -112,6 +113,6 @@ def test_one_who_is_refused_is_none(start):
 def test_an_ordinary_client_that_gets_a_wrong_answer_is_a_problem(start):
     run = answering(start, lambda number: b"no number\n")
     with pytest.raises(ConnectionAbortedError), run.connect() as sock:
-        roles._ask(run, sock, random.Random(1), 5, last=False)
+        served._ask(run, sock, random.Random(1), 5, last=False)
     (problem,) = run.problems
     assert problem.startswith("wrong reply at byte 0: ")
