@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ from benchmarks.comparison.results import Results
 from benchmarks.comparison.rounds import Comparison, participants
 from benchmarks.comparison.runner import DESCRIPTORS, Runner, Timing, cores
 from benchmarks.comparison.scenarios import SCENARIOS, Scenario
-from benchmarks.peers.registry import PEERS
+from benchmarks.peers.registry import PEERS, Peer, ours_under
 
 _QUICK = ("inflight-1", "inflight-16", "inflight-256")
 
@@ -60,6 +61,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", "-s", type=_names(SCENARIOS), metavar="NAME,...", help="default: all; see --list")
     parser.add_argument(
         "--servers", "-S", type=_names(PEERS), metavar="NAME,...", help="default: all that can run here"
+    )
+    parser.add_argument(
+        "--python",
+        type=_pythons,
+        default=[],
+        metavar="NAME=PATH,...",
+        help="run our server under these Pythons as well, as evloop@NAME",
     )
     parser.add_argument("--rounds", "-r", type=_positive(int), metavar="N", help="default: 5; with --quick 2")
     parser.add_argument("--duration", type=_positive(float), metavar="SECONDS", help="measured in each run; default: 1")
@@ -83,6 +91,16 @@ def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
     return parse
 
 
+def _pythons(text: str) -> list[Peer]:
+    pairs = [part.partition("=")[::2] for part in text.split(",")]
+    for name, path in pairs:
+        if not re.fullmatch(r"[\w.+-]+", name) or not path:
+            raise argparse.ArgumentTypeError("give NAME=PATH,..., for instance new=/usr/bin/python3.13")
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise argparse.ArgumentTypeError("each needs a name of its own")
+    return [ours_under(name, path) for name, path in pairs]
+
+
 def _positive(number_type: type[int] | type[float]) -> Callable[[str], float]:
     def parse(text: str) -> float:
         number = number_type(text)
@@ -104,15 +122,15 @@ def list_everything() -> str:
     return "\n".join([*lines, report.legend(PEERS)])
 
 
-def check_servers(chosen: Sequence[str] | None) -> None:
+def check_servers(asked_for: Iterable[Peer]) -> None:
     """See that each server that was asked for by name can run here.
 
     Raises:
         CannotRun: one can't.
     """
-    missing = [f"{name}: {reason}" for name in chosen or () if (reason := PEERS[name].missing()) is not None]
+    missing = [f"{peer.name}: {reason}" for peer in asked_for if (reason := peer.missing()) is not None]
     if missing:
-        raise CannotRun(f"{'; '.join(missing)}. Run  pip install -e '.[bench]'  or leave it out of --servers")
+        raise CannotRun(f"{'; '.join(missing)} (the rivals in Python come with  pip install -e '.[bench]')")
 
 
 def check_plots(out: Path | None) -> None:
@@ -210,7 +228,7 @@ def measure(args: argparse.Namespace) -> int:
     """
     names = args.scenario or (_QUICK if args.quick else list(SCENARIOS))
     scenarios = [SCENARIOS[name] for name in names]
-    check_servers(args.servers)
+    check_servers([*(PEERS[name] for name in args.servers or ()), *args.python])
     if sys.stdout is None and not (args.json or args.out):
         raise CannotRun("stdout is closed, and there is no --json and no --out: nobody would see the figures")
     try:
@@ -224,7 +242,11 @@ def measure(args: argparse.Namespace) -> int:
     raise_descriptor_limit(DESCRIPTORS)
     if len(set(cores())) < 2:
         print_error("versus.py: only one core: server and generator share it, so rates mean little")
-    taking_part = {peer.name: peer for scenario in scenarios for peer in participants(scenario, args.servers)}
+
+    def contestants(scenario: Scenario) -> list[Peer]:
+        return [*participants(scenario, args.servers), *args.python]
+
+    taking_part = {peer.name: peer for scenario in scenarios for peer in contestants(scenario)}
     results = Results(finished=False)
     session = Session(args, results, machine_description.describe(taking_part.values()))
     with tempfile.TemporaryDirectory(prefix="versus-") as directory:
@@ -233,12 +255,12 @@ def measure(args: argparse.Namespace) -> int:
         except native.BuildError as error:
             raise CannotRun(str(error)) from None
         rounds = int(args.rounds or (2 if args.quick else 5))
-        comparison = Comparison(results, runner, args.servers, rounds, partial(calibrate, cores()[0]), Progress().show)
+        comparison = Comparison(results, runner, contestants, rounds, partial(calibrate, cores()[0]), Progress().show)
         unshown = {scenario.name: scenario for scenario in scenarios}
         try:
-            for family in comparison.run(scenarios):
+            for complete in comparison.run(scenarios):
                 session.keep()
-                for scenario in family:
+                for scenario in complete:
                     session.show(report.as_text(results, scenario))
                     del unshown[scenario.name]
                 if session.useless:

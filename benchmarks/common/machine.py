@@ -30,7 +30,8 @@ def kernel() -> str:
 def python_build() -> str:
     """Version and build of this Python, in words: two builds of one version differ by 15 % and more in speed.
 
-    How CPython was built is read from the options it was configured with; paths among them are not shown.
+    How CPython was built is read from the options it was configured with; paths among them are not shown. A
+    distribution may do more than they say: Debian's packages are built with PGO and LTO, and leave no trace of it.
     """
     words = f"{platform.python_implementation()} {platform.python_version()}"
     options = sysconfig.get_config_var("CONFIG_ARGS")
@@ -39,8 +40,9 @@ def python_build() -> str:
         return f"{words} ({compiler})" if compiler else words
     flags = " ".join(str(sysconfig.get_config_var(name) or "") for name in ("PY_CORE_CFLAGS", "PY_CORE_LDFLAGS"))
     found = [compiler or "unknown compiler"]
-    found.append("PGO" if "--enable-optimizations" in options or "-fprofile-use" in flags else "no PGO")
-    found.append("LTO" if "--with-lto" in options or "-flto" in flags else "no LTO")
+    pgo = "--enable-optimizations" in options or "-fprofile-use" in flags
+    lto = "--with-lto" in options or "-flto" in flags
+    found += [f"configured with{'' if pgo else 'out'} PGO", f"with{'' if lto else 'out'} LTO"]
     for option, name in (
         ("--enable-bolt", "BOLT"),
         ("--enable-experimental-jit", "JIT"),

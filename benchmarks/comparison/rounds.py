@@ -53,7 +53,7 @@ class Comparison:
     Args:
         results: where figures are added, as soon as they are there.
         runner: runs one scenario against one server.
-        chosen: the servers asked for; None for each scenario's own choice.
+        contestants: who runs in a scenario.
         rounds: how many.
         calibrate: times a fixed amount of work.
         progress: told what is being done.
@@ -63,20 +63,20 @@ class Comparison:
         self,
         results: Results,
         runner: Runner,
-        chosen: Sequence[str] | None,
+        contestants: Callable[[Scenario], Sequence[Peer]],
         rounds: int,
         calibrate: Callable[[], float],
         progress: Callable[[str], None],
     ) -> None:
         self._results = results
         self._runner = runner
-        self._chosen = chosen
+        self._contestants = contestants
         self._rounds = rounds
         self._calibrate = calibrate
         self._progress = progress
 
     def run(self, scenarios: Sequence[Scenario]) -> Iterator[list[Scenario]]:
-        """Run them all. Yields each family when its figures are complete.
+        """Run them all. Yields after each round: the scenarios whose figures are complete by now, if there are any.
 
         Every scenario of a family takes its turn within each round, so that they can be compared with each other too.
         """
@@ -88,8 +88,8 @@ class Comparison:
                     rate = rates[scenario.name]
                     if rate is not None and (scenario.max_rounds is None or number < scenario.max_rounds):
                         self._round(scenario, number, rate)
-            self._progress("")
-            yield family
+                self._progress("")
+                yield family if number == self._rounds - 1 else []
 
     def _round(self, scenario: Scenario, number: int, rate: float) -> None:
         """One round; done again if the machine changed its speed in it, unless too many have been already.
@@ -122,7 +122,7 @@ class Comparison:
             except _RUN_FAILURES as error:
                 attempt.failures[OURS] = str(error)
         else:
-            for peer in participants(scenario, self._chosen):
+            for peer in self._contestants(scenario):
                 self._progress(f"{name} {peer.name}")
                 attempt.calibrations_us.append(self._calibrate())
                 try:

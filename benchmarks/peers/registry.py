@@ -38,6 +38,7 @@ class Peer:
         answers_half_close: also answers an unterminated last message, after the client's end of input.
         reports_invalid: answers invalid UTF-8 with the protocol's error.
         only_in: the scenarios that it takes part in unless it is asked for; empty for all.
+        python: the interpreter that runs it, if that is not ours.
         environment: variables that it gets beside ours; of ours, those for malloc are left out.
     """
 
@@ -48,10 +49,13 @@ class Peer:
     answers_half_close: bool = True
     reports_invalid: bool = True
     only_in: tuple[str, ...] = ()
+    python: str = ""
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def missing(self) -> str | None:
         """Why it can't run here, or None."""
+        if self.python and shutil.which(self.python) is None:
+            return f"there is no {self.python}"
         if self.requires == "cc":
             return None if native.compiler() else "no C compiler"
         if self.requires == "node":
@@ -62,6 +66,9 @@ class Peer:
 
     def version(self) -> str:
         """Of what it is built on."""
+        if self.python:
+            code = "from benchmarks.common.machine import python_build; print(python_build())"
+            return subprocess.run([self.python, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip()
         if self.requires == "cc":
             return native.compiler_version()
         if self.requires == "node":
@@ -78,9 +85,9 @@ def _module(name: str, *arguments: str) -> Callable[[], list[str]]:
     return lambda: [sys.executable, "-m", f"benchmarks.peers.{name}", "0", *arguments]
 
 
-def _evloop() -> list[str]:
+def _evloop(python: str = sys.executable) -> list[str]:
     return [
-        sys.executable,
+        python,
         str(ROOT / "bin" / "charcount-server"),
         *("--port", "0", "--log-level", "warning"),
         *("--idle-timeout", "600", "--message-timeout", "60", "--max-connections", "15000"),
@@ -126,7 +133,12 @@ PEERS = {
 }
 
 
+def ours_under(name: str, python: str) -> Peer:
+    """Our server under another Python, as ``evloop@NAME``."""
+    return Peer(f"{OURS}@{name}", "ours", lambda: _evloop(python), python=python)
+
+
 def kind_of(name: str) -> str:
     """The kind of a server; empty for what is none, and for one that is no longer here."""
-    peer = PEERS.get(name)
+    peer = PEERS.get(name.partition("@")[0])
     return peer.kind if peer else ""
