@@ -17,10 +17,12 @@ from typing import Any
 
 import psutil
 
+from benchmarks.loadgen.patience import Patience
 from benchmarks.loadgen.preflight import pick_cores
 from benchmarks.loadgen.results import assemble
 from benchmarks.loadgen.sampling import Sampler, Usage, machine_cpu
 from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.streams import handled_interrupts
 from benchmarks.loadgen.target import ROOT, CannotRun, Target, pinned_to
 from evloop.core.poller import READ
 from evloop.net.eventloop import EventLoop
@@ -30,6 +32,10 @@ _SAMPLE_S = 0.25
 _MAX_SAMPLES = 400
 # From the end of a generator's output to its end.
 _EXIT_TIMEOUT_S = 1.0
+# Beside what the ramp takes, and the wait for the last replies: far more than it takes when all is well.
+_CONNECT_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 30.0
+_PATIENCE_TICK_S = 0.25
 
 Progress = Callable[[str, float, int], None]
 
@@ -120,7 +126,7 @@ class Coordinator:
         self._sample_s = max(_SAMPLE_S, settings.duration_s / _MAX_SAMPLES)
 
     def run(self) -> dict[str, Any]:
-        """Run it. Ctrl-C ends it early, with what there is so far; a second one at once.
+        """Run it. Ctrl-C, SIGTERM or SIGHUP ends it early, with what there is so far; a second one at once.
 
         Returns:
             the result; see docs/benchmarking.md for what is in it.
@@ -131,8 +137,8 @@ class Coordinator:
         """
         with EventLoop() as loop:
             self._loop = loop
-            loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
-            loop.add_signal_handler(signal.SIGTERM, self._on_interrupt)
+            for number in handled_interrupts():
+                loop.add_signal_handler(number, self._on_interrupt)
             affinity = os.sched_getaffinity(0) if self._generator_cores is not None else None
             try:
                 if self._generator_cores is not None:
@@ -140,8 +146,8 @@ class Coordinator:
                     self._pin_foreign_server()
                 self._mark("start")
                 self._start_generators()
-                deadline_s = 60 + self.settings.sockets / self.settings.ramp_per_s
-                self._deadline = loop.call_later(deadline_s, self._fail, "the connections were not opened in time")
+                ramp_s = self.settings.sockets / self.settings.ramp_per_s
+                self._wait_for(_CONNECT_TIMEOUT_S + ramp_s, "the connections were not opened in time")
                 loop.run()
             finally:
                 for generator in self._generators:
@@ -198,15 +204,33 @@ class Coordinator:
                 which = f"generator process {number} of {self.settings.processes}"
                 self._fail(f"{which} {generator.how_it_ended()}")
 
+    def _wait_for(self, seconds: float, failure: str) -> None:
+        """Fail after a time, unless ``_waiting`` is cancelled before."""
+        patience = Patience(seconds)
+
+        def look() -> None:
+            if patience.over():
+                self._fail(failure)
+            else:
+                self._waiting = self._loop.call_later(_PATIENCE_TICK_S, look)
+
+        look()
+
+    def _on_all_base(self) -> None:
+        """As many connections as make the server grow to its working size are open; each more costs what it costs."""
+        self._mark("base")
+        for generator in self._generators:
+            generator.tell({"do": "ramp"})
+
     def _on_all_connected(self) -> None:
         self._mark("connected")
         opened = sum(generator.events["connected"]["opened"] for generator in self._generators)
-        wanted = self.settings.idle + (0 if self.settings.churn else self.settings.connections)
+        wanted = self.settings.lasting_sockets
         if wanted and not opened:
             reasons = [reason for generator in self._generators for reason in generator.events["connected"]["reasons"]]
             self._fail(f"none of {wanted} connections could be opened: {', '.join(sorted(set(reasons)))}")
             return
-        self._deadline.cancel()
+        self._waiting.cancel()
         for generator in self._generators:
             generator.tell({"do": "go"})
         self._progress("warming up", 0.0, 0)
@@ -220,7 +244,7 @@ class Coordinator:
         if "begin" in self._marks:
             self._mark("end")
         self._progress("waiting for replies", 1.0, sum(generator.replies for generator in self._generators))
-        self._deadline = self._loop.call_later(self.settings.timeout_s + 30, self._fail, "a generator does not end")
+        self._wait_for(self.settings.timeout_s + _END_TIMEOUT_S, "a generator does not end")
 
     def _on_all_result(self) -> None:
         if "begin" not in self._marks:

@@ -1,0 +1,67 @@
+"""Time that a process had, and time that passed it by.
+
+A process may be stopped at any moment: SIGSTOP, a paused container, a closed lid. When it goes on, every deadline is
+over by the clock, while what would have met it waits unread in sockets and pipes. So nothing here looks at the clock
+once and judges. A deadline is asked again and again, with a look at what is ready in between, and a long gap between
+two questions counts as a short one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+# The most that a gap between two questions takes from a deadline.
+MAX_STEP_S = 0.5
+# A heartbeat that comes so much too late shows that the process stood still. A busy machine does not do that.
+STALL_S = 1.0
+
+
+class Patience:
+    """A deadline that counts only time in which this process ran.
+
+    Args:
+        seconds: how long to wait.
+        clock: in seconds, monotonic.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._left_s = seconds
+        self._clock = clock
+        self._asked_s = clock()
+
+    def over(self) -> bool:
+        """Whether it is used up. To be asked at least twice a second, each time after a look at what is ready."""
+        now_s = self._clock()
+        self._left_s -= min(now_s - self._asked_s, MAX_STEP_S)
+        self._asked_s = now_s
+        return self._left_s <= 0
+
+    def shorten(self, seconds: float) -> None:
+        """Wait no longer than so many seconds from now."""
+        self._left_s = min(self._left_s, seconds)
+
+
+class Heartbeat:
+    """Finds out for how long a process did not run at all.
+
+    Args:
+        period_s: how often `beat` is called.
+
+    Attributes:
+        stalled_s: how long it stood still, in all.
+    """
+
+    def __init__(self, period_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._period_s = period_s
+        self._clock = clock
+        self._last_s = clock()
+        self.stalled_s = 0.0
+
+    def beat(self) -> None:
+        """To be called every ``period_s``."""
+        now_s = self._clock()
+        late_s = now_s - self._last_s - self._period_s
+        self._last_s = now_s
+        if late_s > STALL_S:
+            self.stalled_s += late_s
