@@ -11,8 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-# The most that a gap between two questions takes from a deadline.
-MAX_STEP_S = 0.5
+# Nobody is judged after fewer looks: a gap between two of them takes no more from the deadline than its part.
+_LOOKS = 8
 # A heartbeat that comes so much too late shows that the process stood still. A busy machine does not do that.
 STALL_S = 1.0
 
@@ -27,19 +27,22 @@ class Patience:
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._left_s = seconds
+        self._max_step_s = seconds / _LOOKS
         self._clock = clock
         self._asked_s = clock()
 
     def over(self) -> bool:
-        """Whether it is used up. To be asked at least twice a second, each time after a look at what is ready."""
+        """Whether it is used up. To be asked again and again, each time after a look at what is ready."""
         now_s = self._clock()
-        self._left_s -= min(now_s - self._asked_s, MAX_STEP_S)
+        self._left_s -= min(now_s - self._asked_s, self._max_step_s)
         self._asked_s = now_s
         return self._left_s <= 0
 
     def shorten(self, seconds: float) -> None:
         """Wait no longer than so many seconds from now."""
-        self._left_s = min(self._left_s, seconds)
+        if seconds < self._left_s:
+            self._left_s = seconds
+            self._max_step_s = min(self._max_step_s, seconds / _LOOKS)
 
 
 class Heartbeat:

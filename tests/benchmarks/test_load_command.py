@@ -88,7 +88,9 @@ def test_json_says_what_was_run_and_on_what_and_can_be_compared(load: Load, tmp_
         assert run["server"]["rss_max_bytes"] > 1 << 20
         assert run["generator"]["cpu_us_per_message"] > 0
     path = str(tmp_path / "run.json")
-    compared = subprocess.run([sys.executable, LOAD, "compare", "--force", path, path], capture_output=True, text=True, timeout=30)
+    compared = subprocess.run(
+        [sys.executable, LOAD, "compare", "--force", path, path], capture_output=True, text=True, timeout=30
+    )
     assert compared.returncode == 0, compared.stderr
     assert "throughput: no clear difference" in compared.stdout
 
