@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from benchmarks.loadgen.streams import EXIT_USAGE, print_error, print_out
 
+_FACTORS = {"k": 1e3, "M": 1e6}
 _TIME_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -30,7 +31,8 @@ class Parser(argparse.ArgumentParser):
 
 def _number(text: str, what: str, least: float, *, strict: bool = False) -> float:
     try:
-        value = float(text.removesuffix("k")) * (1000 if text.endswith("k") else 1)
+        factor = _FACTORS.get(text[-1:])
+        value = float(text) if factor is None else float(text[:-1]) * factor
     except ValueError:
         value = math.nan
     if not least <= value <= 1e9 or (strict and value == least):

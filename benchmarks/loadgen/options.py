@@ -12,7 +12,7 @@ from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.workload import ALPHABETS, SizeError, parse_sizes
 
 EPILOG = """\
-Numbers may end in k (1000), times in ms, s, m or h (seconds without).
+Numbers may end in k or M, times in ms, s, m or h (without: seconds).
 
 Exit status: 0 fine; 1 a reply was wrong or missing, a connection failed, or an
 --assert does not hold; 2 wrong usage; 3 the run could not take place; 4

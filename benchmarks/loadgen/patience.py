@@ -46,25 +46,34 @@ class Patience:
 
 
 class Heartbeat:
-    """Finds out for how long a process did not run at all.
+    """Finds out for how long a process did not run at all. One that computes for long is busy, and does not count.
 
     Args:
         period_s: how often `beat` is called.
+        clock: in seconds, monotonic.
+        cpu_clock: the processor time of this process, in seconds.
 
     Attributes:
         stalled_s: how long it stood still, in all.
     """
 
-    def __init__(self, period_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        period_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.process_time,
+    ) -> None:
         self._period_s = period_s
         self._clock = clock
+        self._cpu_clock = cpu_clock
         self._last_s = clock()
+        self._last_cpu_s = cpu_clock()
         self.stalled_s = 0.0
 
     def beat(self) -> None:
         """To be called every ``period_s``."""
-        now_s = self._clock()
-        late_s = now_s - self._last_s - self._period_s
-        self._last_s = now_s
+        now_s, cpu_s = self._clock(), self._cpu_clock()
+        late_s = now_s - self._last_s - self._period_s - (cpu_s - self._last_cpu_s)
+        self._last_s, self._last_cpu_s = now_s, cpu_s
         if late_s > STALL_S:
             self.stalled_s += late_s

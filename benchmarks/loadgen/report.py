@@ -42,7 +42,7 @@ def _headline(settings: Settings) -> str:
     how = (
         "closed loop"
         if settings.rate_per_s is None
-        else f"open loop, {settings.rate_per_s:,g} {unit}/s {settings.arrivals}"
+        else f"open loop, {settings.rate_per_s:,.10g} {unit}/s {settings.arrivals}"
     )
     generators = plural(settings.processes, "generator process", "generator processes")
     return f"{sockets}; {how}; {settings.size} bytes {settings.text}; {generators}; seed {settings.seed}"
@@ -240,7 +240,7 @@ def ceiling(result: dict[str, Any]) -> str:
     busiest = max(generator["cpu_share"])
     lines = [
         f"the harness spends {per_message:.2f} us per message ({settings.connections} connections, "
-        + (f"{settings.pipeline} in flight each" if settings.mode == "closed" else f"{settings.rate_per_s:,g}/s")
+        + (f"{settings.pipeline} in flight each" if settings.mode == "closed" else f"{settings.rate_per_s:,.10g}/s")
         + f", {settings.size} bytes)",
         f"its ceiling with {plural(processes, 'process', 'processes')}: {1e6 / per_message * processes:,.0f} messages/s"
         f", each with a core of its own; reached here: {reached:,.0f}/s with {busiest:.0%} of a core",

@@ -174,13 +174,29 @@ def test_calibration_prints_the_ceiling(load: Load) -> None:
         ("--server 192.0.2.1:5 --pin", "on this machine"),
         ("--messages 1.5", "is not a whole number"),
         ("--duration 0", "is not a number of seconds"),
+        ("--duration 10d", "is not a number of seconds above 0: write 10, 10s, 500ms, 2m or 1h"),
+        ("--timeout s", "is not a number of seconds"),
+        ("--timeout 5ks", "is not a number of seconds"),
+        ("--server 127.0.0.1:²", "is not HOST:PORT"),
     ],
 )
 def test_wrong_usage_is_status_2(arguments: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse_options(arguments.split())
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10", 10), ("10s", 10), ("1.5s", 1.5), ("500ms", 0.5), ("2m", 120), ("2min", 120), ("1h", 3600)],
+)
+def test_times_may_have_a_unit(text: str, seconds: float) -> None:
+    settings = parse_options(["-d", text, "--warmup", text, "--timeout", text]).settings
+    assert (settings.duration_s, settings.warmup_s, settings.timeout_s) == (seconds, seconds, seconds)
+    assert parse_options(["--warmup", "0s"]).settings.warmup_s == 0
 
 
 def test_defaults_are_those_promised() -> None:
@@ -188,6 +204,7 @@ def test_defaults_are_those_promised() -> None:
     assert (settings.connections, settings.pipeline, settings.mode, settings.size) == (300, 1, "closed", "32")
     assert parse_options([]).settings.seed != parse_options([]).settings.seed
     assert parse_options(["-c", "1k", "--rate", "20k"]).settings.rate_per_s == 20_000
+    assert parse_options(["--rate", "1.5M"]).settings.rate_per_s == 1_500_000
 
 
 @pytest.mark.parametrize(

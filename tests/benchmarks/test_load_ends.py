@@ -18,7 +18,7 @@ import pexpect
 import psutil
 import pytest
 
-from benchmarks.loadgen import target
+from benchmarks.loadgen import coordinator, target
 from benchmarks.loadgen.keeper import end_group
 from benchmarks.loadgen.patience import Heartbeat, Patience
 from benchmarks.loadgen.runner import run_once
@@ -213,8 +213,8 @@ def test_patience_counts_the_time_in_which_it_could_look() -> None:
 
 
 def test_a_heartbeat_tells_a_standstill_from_a_busy_machine() -> None:
-    clock = FakeClock()
-    heartbeat = Heartbeat(0.1, clock)
+    clock, cpu_clock = FakeClock(), FakeClock()
+    heartbeat = Heartbeat(0.1, clock, cpu_clock)
     for pause_s in (0.1, 0.9, 0.1):
         clock.now_s += pause_s
         heartbeat.beat()
@@ -222,6 +222,10 @@ def test_a_heartbeat_tells_a_standstill_from_a_busy_machine() -> None:
     clock.now_s += 7.1
     heartbeat.beat()
     assert heartbeat.stalled_s == pytest.approx(7.0)
+    clock.now_s += 3.0
+    cpu_clock.now_s += 2.5
+    heartbeat.beat()
+    assert heartbeat.stalled_s == pytest.approx(7.0), "it was busy"
 
 
 def generator_of_this_process() -> psutil.Process:
@@ -261,12 +265,29 @@ def test_replies_that_came_while_the_generator_was_stopped_are_looked_at_before_
             timers.append(threading.Timer(0.8, generator.resume))
             timers[0].start()
 
-    # 3,000 replies are more than one receive takes.
-    settings = Settings(connections=1, pipeline=3000, duration_s=0.6, warmup_s=0.0, timeout_s=0.4)
+    # So many replies are more than one receive takes.
+    settings = Settings(connections=1, pipeline=200_000, size="2", duration_s=0.6, warmup_s=0.0, timeout_s=0.4)
     result = run_once(settings, progress=stop)
     timers[0].join()
     assert result["errors"]["timed_out"] == 0
     assert result["messages"]["sent"] == result["messages"]["replies"] > 0
+
+
+def test_generators_that_were_stopped_like_us_get_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator, "_CONNECT_TIMEOUT_S", 0.4)
+    phases: list[str] = []
+
+    def all_stand_still(phase: str, done: float, replies: int) -> None:
+        if phase == "connecting":
+            generator = generator_of_this_process()
+            generator.suspend()
+            time.sleep(0.6)  # as if we were stopped as well
+            generator.resume()
+        phases.append(phase)
+
+    result = run_once(Settings(connections=4, messages=50, warmup_s=0.0), progress=all_stand_still)
+    assert phases[0] == "connecting"
+    assert result["messages"]["measured"] == 50
 
 
 def test_a_server_that_began_to_listen_while_we_were_stopped_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
