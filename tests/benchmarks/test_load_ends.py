@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -310,6 +311,24 @@ def test_a_server_that_began_to_listen_while_we_were_stopped_is_found(monkeypatc
 
 
 # ---------------------------------------------------------------------- a port at which nobody listens but ourselves
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode != 0,
+    reason="makes a network namespace, which needs root and Linux",
+)
+def test_a_client_that_would_be_connected_to_itself_is_refused(tmp_path: Path) -> None:
+    server = shlex.join([sys.executable, str(Path(__file__).with_name("vanishing_server.py"))])
+    load = shlex.join([sys.executable, LOAD, "-c", "4", "--churn", "-d", "0.5", "--warmup", "0", "--no-pin"])
+    load += f" --json {shlex.quote(str(tmp_path / 'x.json'))} --spawn {shlex.quote(server + ' {port} 50')}"
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-c", f"ip link set lo up && {load}"], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 1, done.stderr
+    (run,) = json.loads((tmp_path / "x.json").read_text())["runs"]
+    assert run["messages"]["measured"] == 49, "one of the fifty found the server ready"
+    assert run["errors"]["wrong"] == 0, run["examples"]
+    assert run["connect_errors"]["Connection refused"] >= 1
 
 
 def test_a_probe_that_is_connected_to_itself_has_found_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
