@@ -21,7 +21,7 @@ from benchmarks.loadgen.patience import Patience
 from benchmarks.loadgen.preflight import pick_cores
 from benchmarks.loadgen.results import assemble
 from benchmarks.loadgen.sampling import Sampler, Usage, machine_cpu
-from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.settings import MIN_SOCKETS_FOR_MEMORY, Settings
 from benchmarks.loadgen.streams import handled_interrupts
 from benchmarks.loadgen.target import ROOT, CannotRun, Target, pinned_to
 from evloop.core.poller import READ
@@ -36,6 +36,9 @@ _EXIT_TIMEOUT_S = 1.0
 _CONNECT_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 30.0
 _PATIENCE_TICK_S = 0.25
+# For a server to accept what is open already.
+_ACCEPT_TIMEOUT_S = 1.0
+_ACCEPT_TICK_S = 0.005
 
 Progress = Callable[[str, float, int], None]
 
@@ -123,6 +126,7 @@ class Coordinator:
         self._marks: dict[str, Usage | None] = {}
         self._machine: dict[str, tuple[float, float]] = {}
         self._error: str | None = None
+        self._idle_descriptors: int | None = None  # of the server, before the first connection
         self._sample_s = max(_SAMPLE_S, settings.duration_s / _MAX_SAMPLES)
 
     def run(self) -> dict[str, Any]:
@@ -145,6 +149,7 @@ class Coordinator:
                     os.sched_setaffinity(0, self._generator_cores)
                     self._pin_foreign_server()
                 self._mark("start")
+                self._idle_descriptors = self._sampler.descriptors()
                 self._start_generators()
                 ramp_s = self.settings.sockets / self.settings.ramp_per_s
                 self._wait_for(_CONNECT_TIMEOUT_S + ramp_s, "the connections were not opened in time")
@@ -218,12 +223,9 @@ class Coordinator:
 
     def _on_all_base(self) -> None:
         """As many connections as make the server grow to its working size are open; each more costs what it costs."""
-        self._mark("base")
-        for generator in self._generators:
-            generator.tell({"do": "ramp"})
+        self._mark_when_accepted("base", self.settings.base_sockets, lambda: self._tell_all("ramp"))
 
     def _on_all_connected(self) -> None:
-        self._mark("connected")
         opened = sum(generator.events["connected"]["opened"] for generator in self._generators)
         wanted = self.settings.lasting_sockets
         if wanted and not opened:
@@ -231,9 +233,34 @@ class Coordinator:
             self._fail(f"none of {wanted} connections could be opened: {', '.join(sorted(set(reasons)))}")
             return
         self._waiting.cancel()
-        for generator in self._generators:
-            generator.tell({"do": "go"})
+        self._mark_when_accepted("connected", wanted, self._go)
+
+    def _go(self) -> None:
+        self._tell_all("go")
         self._progress("warming up", 0.0, 0)
+
+    def _tell_all(self, do: str) -> None:
+        for generator in self._generators:
+            generator.tell({"do": do})
+
+    def _mark_when_accepted(self, name: str, connections: int, then: Callable[[], None]) -> None:
+        """Take the server's usage once it has accepted so many connections: to a client they are open before that."""
+        if not self.target.spawned or self.settings.lasting_sockets < MIN_SOCKETS_FOR_MEMORY:
+            then()
+            return
+        patience = Patience(_ACCEPT_TIMEOUT_S)
+
+        def look() -> None:
+            now = self._sampler.descriptors()
+            if self._idle_descriptors is None or now is None or patience.over():
+                then()  # without a mark: not known
+            elif now >= self._idle_descriptors + connections - 1:  # one of the idle ones may have been our probe's
+                self._mark(name)
+                then()
+            else:
+                self._loop.call_later(_ACCEPT_TICK_S, look)
+
+        look()
 
     def _on_all_measuring(self) -> None:
         self._mark_once("begin")
@@ -279,8 +306,7 @@ class Coordinator:
             self._fail("interrupted")
             return
         self.interrupted = True
-        for generator in self._generators:
-            generator.tell({"do": "stop"})
+        self._tell_all("stop")
 
     def _fail(self, text: str) -> None:
         self._error = self._error or text

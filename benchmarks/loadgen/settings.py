@@ -12,7 +12,7 @@ SCHEMA_VERSION = 2
 # Stated here, explained in docs/benchmarking.md.
 LATE_SEND_S = 0.001
 # With fewer, the pages that an allocator takes at a time are more than what the connections need.
-MIN_SOCKETS_FOR_MEMORY = 500
+MIN_SOCKETS_FOR_MEMORY = 300
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def test_memory_per_connection_begins_with_the_first_tenth() -> None:
 
     assert cost(Settings(connections=1000)) == (1 << 20) / 900
     assert cost(Settings(connections=0, idle=1000)) == (1 << 20) / 900
-    assert cost(Settings(connections=499)) is None, "the allocator's pages are more than they are"
+    assert cost(Settings(connections=299)) is None, "the allocator's pages are more than they are"
     assert cost(Settings(connections=1000, churn=True)) is None, "none of them stays"
     assert cost(Settings(connections=1000), errors=part()["errors"] | {"refused": 1}) is None, "not so many were open"
 
