@@ -17,7 +17,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLoc
 
 from benchmarks.loadgen.export import merged_latency
 from benchmarks.loadgen.histogram import MIN_SAMPLES_BEYOND
-from benchmarks.loadgen.report import shown_bytes, shown_ms, summary
+from benchmarks.loadgen.report import over_runs, shown_bytes, shown_ms, summary
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#2563a8", "#c2571a", "#2e7d4f", "#6b7280"
 _STYLE: dict[Any, Any] = {
@@ -77,6 +77,7 @@ def render(document: dict[str, Any]) -> str:
     return _template("page.html").substitute(
         title=title,
         css=(_TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        summary=html.escape("\n".join(over_runs(runs))) if len(runs) > 1 else "",
         runs=sections,
         made_on=html.escape(", ".join(part for part in made_on if part)),
         command=html.escape(" ".join(document["argv"])),

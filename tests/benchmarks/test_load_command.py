@@ -98,24 +98,23 @@ def test_json_says_what_was_run_and_on_what_and_can_be_compared(load: Load, tmp_
 def test_files_for_other_programs(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("t.json", "t.csv", "t.hgrm", "t.html")]
     files = [f"--{path.suffix[1:]}={path}" for path in paths]
+    arguments = ["-c", "10", "--rate", "3000", "-d", "0.6", "--warmup", "0.1", "--repeat", "2", *files]
     # A process of its own: matplotlib keeps fonts open.
-    done = subprocess.run(
-        [sys.executable, "-W", "error", LOAD, "-c", "10", "--rate", "3000", "-d", "0.8", "--warmup", "0.1", *files],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = subprocess.run([sys.executable, "-W", "error", LOAD, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode in (0, 4), done.stderr
-    result = json.loads(paths[0].read_text())["runs"][0]
+    results = json.loads(paths[0].read_text())["runs"]
     table, hgrm, page = paths[1:]
     rows = list(csv.DictReader(table.read_text().splitlines()))
-    assert sum(int(row["replies"]) for row in rows) == result["messages"]["measured"]
-    assert f"TotalCount     = {result['latency']['n']:12.3f}]" in hgrm.read_text()
+    assert sum(int(row["replies"]) for row in rows) == sum(result["messages"]["measured"] for result in results)
+    assert f"TotalCount     = {sum(result['latency']['n'] for result in results):12.3f}]" in hgrm.read_text()
     text = page.read_text()
-    assert text.count("<svg") == 4
-    for title in ("Throughput", "Latency by percentile", "Latency over time", "CPU and memory"):
+    assert text.count("<svg") == 8
+    for title in ("Throughput", "Latency by percentile", "Latency over time", "CPU and memory", "Run 2 of 2"):
         assert title in text
-    assert ("INVALID" in text) == (not result["verdict"]["valid"])
+    assert "\n<pre>all 2 runs  " in text
+    for verdict in ("valid", "invalid"):
+        of_it = sum(result["verdict"]["valid"] == (verdict == "valid") for result in results)
+        assert text.count(f'<span class="badge {verdict}">') == of_it
     # Self-contained: nothing is fetched, nothing runs.
     assert not re.findall(r'(?:src|href)="(?!#)[^"]*"|url\((?!#)|<script|@import|<link', text)
 

@@ -37,13 +37,14 @@ Start = Callable[..., tuple[subprocess.Popen[bytes], list[psutil.Process]]]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts ``load.py``; gives it and, once it measures, all that it has started."""
+    """Starts ``load.py``, after some Python (``before``); gives it and, once it measures, what it has started."""
     started: list[subprocess.Popen[bytes]] = []
     children: list[psutil.Process] = []
 
-    def start_one(*arguments: str, before: Callable[[], None] | None = None) -> Any:
-        command = [sys.executable, LOAD, "-c", "4", "--warmup", "0", *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=before)
+    def start_one(*arguments: str, before: str = "pass") -> Any:
+        launcher = f"import os, signal, sys; {before}; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+        command = [sys.executable, "-c", launcher, LOAD, "-c", "4", "--warmup", "0", *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         started.append(process)
 
         def at_work() -> list[psutil.Process]:
@@ -82,10 +83,7 @@ def test_a_signal_ends_it_with_what_there_is_and_leaves_nothing_running(
     number: signal.Signals, start: Start, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.json"
-
-    def blocked() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [number])  # as some parents leave it
-
+    blocked = f"signal.pthread_sigmask(signal.SIG_BLOCK, [{number:d}])"  # as some parents leave it
     process, children = start("-d", "60", "--json", str(path), before=blocked)
     end_once_it_measures(process, children, number)
     stdout, _ = process.communicate(timeout=20)
@@ -107,7 +105,7 @@ def end_once_it_measures(
 
 
 def test_what_ignores_hangups_goes_on(start: Start) -> None:
-    process, children = start("-d", "2", before=partial(signal.signal, signal.SIGHUP, signal.SIG_IGN))
+    process, children = start("-d", "2", before="signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     end_once_it_measures(process, children, signal.SIGHUP)
     stdout, _ = process.communicate(timeout=20)
     assert process.returncode in (0, 4), "as nohup means it"
