@@ -6,7 +6,6 @@ browser does not show, ``<!-- figures: NAME -->`` and ``<!-- end -->``; its head
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 if not __package__:
     __import__("_root")
 
+from benchmarks.common.arguments import Parser
 from benchmarks.common.paths import ROOT
 from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_OK, print_error, run_program
 from benchmarks.comparison.files import FileError, read_document, write_whole
@@ -121,7 +121,7 @@ def _line(cells: list[str]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fill_tables.py",
         description="Fill in the tables of the analysis.",
         epilog="Exit status: 0 done; 1 --check has found a difference; 2 wrong usage; 3 cannot read or write.",

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 if not __package__:
     __import__("_root")
 
+from benchmarks.common.arguments import Parser, seconds
 from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_OK, print_error, print_out, run_program
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ IMPOSSIBLE_LIMITS = ("unsent",)
 
 def main(argv: list[str] | None = None) -> int:
     """Run it. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="soak.py", description=(__doc__ or "").partition("\n\n")[2])
+    parser = Parser(prog="soak.py", description=(__doc__ or "").partition("\n\n")[2])
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=_positive, metavar="M", help="how long it takes")
-    length.add_argument("--seconds", type=_positive, metavar="S", help="the same in seconds, 10 or more (default: 60)")
+    length.add_argument("--seconds", type=seconds, metavar="S", help="the same in seconds, 10 or more (default: 60)")
     parser.add_argument("--seed", type=int, default=None, help="of what the clients do (default: a random one)")
     parser.add_argument("--dev", action="store_true", help="run the server with -X dev -W error")
     args = parser.parse_args(argv)

@@ -22,6 +22,7 @@ from typing import Any
 if not __package__:
     __import__("_root")
 
+from benchmarks.common.arguments import Parser, positive, seconds
 from benchmarks.common.descriptors import raise_descriptor_limit
 from benchmarks.common.streams import (
     EXIT_CANNOT_RUN,
@@ -51,7 +52,7 @@ class CannotRun(Exception):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="versus.py",
         description="Compare the server with its rivals.",
         epilog="Exit status: 0 done; 1 a run failed (a wrong reply, say); 2 wrong usage; 3 cannot run; 5 measured, but "
@@ -69,9 +70,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME=PATH,...",
         help="run our server under these Pythons as well, as evloop@NAME",
     )
-    parser.add_argument("--rounds", "-r", type=_positive(int), metavar="N", help="default: 5; with --quick 2")
-    parser.add_argument("--duration", type=_positive(float), metavar="SECONDS", help="measured in each run; default: 1")
-    parser.add_argument("--warmup", type=_positive(float), metavar="SECONDS", help="before that; default: 0.3")
+    parser.add_argument("--rounds", "-r", type=positive, metavar="N", help="default: 5; with --quick 2")
+    parser.add_argument("--duration", type=seconds, metavar="SECONDS", help="measured in each run; default: 1")
+    parser.add_argument("--warmup", type=seconds, metavar="SECONDS", help="before that; default: 0.3")
     parser.add_argument("--quick", action="store_true", help=f"a first look: {', '.join(_QUICK)}; short runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all runs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write tables (Markdown) and plots (SVG, PNG)")
@@ -99,17 +100,6 @@ def _pythons(text: str) -> list[Peer]:
     if len({name for name, _ in pairs}) < len(pairs):
         raise argparse.ArgumentTypeError("each needs a name of its own")
     return [ours_under(name, path) for name, path in pairs]
-
-
-def _positive(number_type: type[int] | type[float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        number = number_type(text)
-        if not 0 < number < 1e6:
-            raise argparse.ArgumentTypeError(f"must be greater than 0: {text}")
-        return number
-
-    parse.__name__ = number_type.__name__  # for argparse's message about what is no number
-    return parse
 
 
 def list_everything() -> str:
@@ -254,7 +244,7 @@ def measure(args: argparse.Namespace) -> int:
             runner = Runner(Path(directory), timing)
         except native.BuildError as error:
             raise CannotRun(str(error)) from None
-        rounds = int(args.rounds or (2 if args.quick else 5))
+        rounds = args.rounds or (2 if args.quick else 5)
         comparison = Comparison(results, runner, contestants, rounds, partial(calibrate, cores()[0]), Progress().show)
         unshown = {scenario.name: scenario for scenario in scenarios}
         try:

@@ -63,7 +63,6 @@ def git(*arguments: str) -> str | None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=20,
             check=True,
             stdin=subprocess.DEVNULL,
         )

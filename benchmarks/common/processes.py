@@ -57,7 +57,8 @@ def started(
     """Start a server, wait until it is ready, and stop it in the end; also if this process is killed.
 
     Args:
-        ready: looks at what it has printed so far (stdout and stderr), and returns None until the server is ready.
+        ready: looks at what it has printed so far (stdout and stderr, up to 64 KiB), and returns None until the server
+            is ready.
         cores: where it may run.
         log: a file for what it prints, readable, its position at the end of what is in it. Default: a temporary one.
         environment: its variables. Default: ours.
@@ -101,9 +102,12 @@ def _wait_until_ready(process: subprocess.Popen[bytes], ready: Callable[[bytes],
             return found
         ended = process.poll() is not None
         if ended or patience.over():
-            # What it said as its last, which it may have said since we looked.
-            lines = os.pread(output.fileno(), 65536, 0).decode(errors="replace").strip().splitlines()
-            what = f"ended with status {process.returncode}" if ended else f"is not ready after {START_TIMEOUT_S:g} s"
+            end = os.fstat(output.fileno()).st_size  # it may have said something since we looked
+            last = os.pread(output.fileno(), 65536, max(end - 65536, 0))
+            lines = last.decode(errors="replace").strip().splitlines()
+            what = (
+                f"ended with status {process.returncode}" if ended else f"does not listen after {START_TIMEOUT_S:g} s"
+            )
             raise NotStarted(f"the server {what}" + (f"; it said: {lines[-1]}" if lines else ""))
         time.sleep(0.005)
 
