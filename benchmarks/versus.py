@@ -234,7 +234,9 @@ def measure(args: argparse.Namespace) -> int:
         print_error("versus.py: only one core: server and generator share it, so rates mean little")
 
     def contestants(scenario: Scenario) -> list[Peer]:
-        return [*participants(scenario, args.servers), *args.python]
+        everywhere = args.scenario is not None  # as asked for by name
+        pythons = [peer for peer in args.python if everywhere or scenario.name in peer.only_in]
+        return [*participants(scenario, args.servers), *pythons]
 
     taking_part = {peer.name: peer for scenario in scenarios for peer in contestants(scenario)}
     results = Results(finished=False)

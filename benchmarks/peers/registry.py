@@ -110,15 +110,16 @@ def _with_and_without(peer: Peer) -> tuple[Peer, Peer]:
 
 
 OURS = "evloop"
-_FLOOR_IN = ("inflight-1", "inflight-16", "inflight-256", "churn")
+# Where the loop is what differs: for those that are compared for its sake.
+_LOOP_IN = ("inflight-1", "inflight-16", "inflight-256", "churn")
 
 PEERS = {
     peer.name: peer
     for peer in (
         Peer(OURS, "ours", _evloop),
         Peer("c-epoll", "native", lambda: [str(native.build(_HERE / "c_epoll.c")), "0"], "cc"),
-        Peer("python-floor", "floor", _module("python_floor"), only_in=_FLOOR_IN),
-        Peer("python-floor-et", "floor", _module("python_floor", "edge-triggered"), only_in=_FLOOR_IN),
+        Peer("python-floor", "floor", _module("python_floor"), only_in=_LOOP_IN),
+        Peer("python-floor-et", "floor", _module("python_floor", "edge-triggered"), only_in=_LOOP_IN),
         *_with_and_without(Peer("uvloop-protocol", "tuned", _module("uvloop_protocol"), "uvloop")),
         *_with_and_without(Peer("asyncio-protocol", "tuned", _module("asyncio_protocol"))),
         Peer("twisted", "tuned", _module("twisted_protocol"), "twisted"),
@@ -135,7 +136,7 @@ PEERS = {
 
 def ours_under(name: str, python: str) -> Peer:
     """Our server under another Python, as ``evloop@NAME``."""
-    return Peer(f"{OURS}@{name}", "ours", lambda: _evloop(python), python=python)
+    return Peer(f"{OURS}@{name}", "ours", lambda: _evloop(python), only_in=_LOOP_IN, python=python)
 
 
 def kind_of(name: str) -> str:
