@@ -146,6 +146,7 @@ class Session:
         self._results = results
         self._machine = machine
         self._stdout_works = True
+        self._kept = False
 
     @property
     def useless(self) -> bool:
@@ -161,21 +162,23 @@ class Session:
                 self._stdout_works = False
                 self.problems.append(str(error))
 
-    def keep(self) -> None:
-        """Write the figures that there are by now; that it fails need not mean that it will in the end."""
-        if self._args.json:
-            with suppress(files.FileError):
-                files.write_whole(self._args.json, self._document())
+    def keep(self, *, for_good: bool = False) -> None:
+        """Write the figures that there are by now. That it fails is a problem only ``for_good``, in the end.
 
-    def keep_all(self) -> None:
-        """Write all figures, and be it elsewhere than asked for; on demand only, unless stdout has lost them."""
-        if self._args.json:
+        What can't be replaced, a pipe say, is written to in the end only.
+        """
+        if self._args.json and (for_good or files.is_replaced(self._args.json)):
             try:
                 files.write_whole(self._args.json, self._document())
-                return
+                self._kept = True
             except files.FileError as error:
-                self.problems.append(str(error))
-        if self.problems and self._results.runs:
+                self._kept = False
+                if for_good:
+                    self.problems.append(str(error))
+
+    def rescue(self) -> None:
+        """If something could not be written, and the figures are in no file, put them into one elsewhere."""
+        if self.problems and not self._kept and self._results.runs:
             try:
                 self.problems.append(f"the figures are in {files.save_elsewhere(self._document())}")
             except files.FileError as error:
@@ -262,12 +265,13 @@ def measure(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print_error("\nversus.py: interrupted; this is what there is")
         interrupted = not results.finished and not session.useless
-        session.keep_all()
+        session.keep(for_good=True)
         for scenario in unshown.values():
             if scenario.name in results.runs:
                 session.show(report.as_text(results, scenario))
     session.show_rest()
     session.draw(scenarios)
+    session.rescue()
     for problem in session.problems:
         print_error(f"versus.py: {problem}")
     if interrupted:

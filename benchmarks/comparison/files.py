@@ -32,7 +32,7 @@ def check_writable(file: Path | None, directory: Path | None) -> None:
     path = file
     try:
         if file is not None:
-            if _is_replaced(file):
+            if is_replaced(file):
                 _temporary_beside(file).unlink()
             else:
                 file.open("ab").close()
@@ -56,7 +56,7 @@ def write_whole(path: Path, text: str) -> None:
         FileError: it could not be written.
     """
     try:
-        if not _is_replaced(path):
+        if not is_replaced(path):
             path.write_text(text, encoding="utf-8")
             return
         unfinished = _temporary_beside(path)
@@ -87,9 +87,9 @@ def save_elsewhere(text: str) -> Path:
     return Path(name)
 
 
-def _is_replaced(path: Path) -> bool:
-    """Whether the file is replaced by another. Not so what is no file: a pipe, a terminal, /dev/stdout."""
-    return path.is_file() or not path.exists()
+def is_replaced(path: Path) -> bool:
+    """Whether writing replaces a file. Not so what is no file of its own: a pipe, a terminal, /dev/stdout."""
+    return path.parts[:2] not in (("/", "dev"), ("/", "proc")) and (path.is_file() or not path.exists())
 
 
 def _temporary_beside(path: Path) -> Path:

@@ -97,6 +97,16 @@ def test_figures_that_cannot_be_written_in_the_end_are_kept_elsewhere(
 
 
 @needs_compiler
+def test_figures_go_down_a_pipe_once(tmp_path: Path) -> None:
+    shown = tmp_path / "shown"
+    with shown.open("w") as file:
+        found = run_versus(*SHORT, "-r", "2", "--json", "/dev/stderr", stdout=file)
+    assert found.returncode == 0
+    assert len(json.loads(found.stderr)["runs"]) == 2
+    assert "c-epoll" in shown.read_text()
+
+
+@needs_compiler
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("with_json", [True, False])
 def test_a_full_stdout_loses_no_figure(
