@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -157,6 +158,20 @@ def test_ctrl_c_while_it_waits_for_the_last_replies_does_not_wait_for_them(tmp_p
     (run,) = json.loads(path.read_text())["runs"]
     assert run["interrupted"]
     assert run["messages"]["sent"] > run["messages"]["replies"]
+
+
+def test_a_terminal_that_is_gone_loses_the_report_and_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    arguments = ["-c", "3", "-d", "60", "--warmup", "0", "--json", str(path)]
+    child = pexpect.spawn(sys.executable, [LOAD, *arguments], timeout=20)
+    child.expect("[1-9][0-9,]* replies")
+    children = psutil.Process(child.pid).children(recursive=True)
+    child.ptyproc.fileobj.close()  # the kernel sends SIGHUP, and writes fail from now on
+    child.closed = child.ptyproc.closed = True
+    wait_until(lambda: os.waitpid(child.pid, os.WNOHANG) == (child.pid, 5 << 8), "an end with status 5")
+    (run,) = json.loads(path.read_text())["runs"]
+    assert run["interrupted"]
+    assert not any(alive(process) for process in children)
 
 
 def test_an_interrupt_between_runs_keeps_those_that_are_over(tmp_path: Path) -> None:
