@@ -256,12 +256,12 @@ def test_a_generator_that_was_stopped_does_not_blame_the_server() -> None:
             timers.append(threading.Timer(1.5, generator.resume))
             timers[0].start()
 
-    settings = Settings(connections=4, duration_s=1.0, warmup_s=0.0, timeout_s=0.3)
+    settings = Settings(connections=4, duration_s=1.0, warmup_s=0.0, timeout_s=0.5)
     result = run_once(settings, progress=stop_the_generator)
     timers[0].join()
     assert result["error_total"] == 0, result["errors"]
     assert result["latency"]["max_ms"] > 1000
-    assert "a generator stood still for 1." in result["verdict"]["reasons"][0]
+    assert result["verdict"]["reasons"][0].startswith("a generator stood still for ")
 
 
 def test_replies_that_came_while_the_generator_was_stopped_are_looked_at_before_it_judges() -> None:
