@@ -64,7 +64,18 @@ def judge(settings: Settings, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _busiest_generator(result: dict[str, Any]) -> float:
-    return max(result["generator"]["cpu_share"], default=0.0)
+    """What the busiest generator used of a core; or all of them of the cores that they share, if that is more."""
+    generator = result["generator"]
+    shares = generator["cpu_share"]
+    together = sum(shares) / len(generator["cores"]) if generator["cores"] else 0.0
+    return max([*shares, together], default=0.0)
+
+
+def _more_generators(result: dict[str, Any]) -> str:
+    cores = result["generator"]["cores"]
+    if cores and len(result["generator"]["cpu_share"]) >= len(cores):
+        return "it needs a machine with more cores"
+    return "use more --processes"
 
 
 def _waits(result: dict[str, Any]) -> str:
@@ -88,7 +99,7 @@ def _judge_closed(settings: Settings, result: dict[str, Any], reasons: list[str]
     if generator >= SATURATED:
         reasons.append(
             f"generator saturated: it used {generator:.0%} of its core, the server {said}; "
-            "this is the generator's limit: use more --processes"
+            f"this is the generator's limit: {_more_generators(result)}"
         )
     elif server is not None:
         in_flight = settings.connections * settings.pipeline
@@ -108,7 +119,7 @@ def _judge_open(settings: Settings, result: dict[str, Any], reasons: list[str]) 
     generator = _busiest_generator(result)
     if generator >= SATURATED:
         reasons.append(
-            f"generator saturated: it used {generator:.0%} of its core; use more --processes or lower --rate"
+            f"generator saturated: it used {generator:.0%} of its core; {_more_generators(result)}, or lower --rate"
         )
     messages = result["messages"]
     lateness = result["send_lateness"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -160,6 +161,20 @@ def test_ctrl_c_while_it_waits_for_the_last_replies_does_not_wait_for_them(tmp_p
     assert run["messages"]["sent"] > run["messages"]["replies"]
 
 
+def test_a_terminal_that_is_gone_loses_the_report_and_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    arguments = ["-c", "3", "-d", "60", "--warmup", "0", "--json", str(path)]
+    child = pexpect.spawn(sys.executable, [LOAD, *arguments], timeout=20)
+    child.expect("[1-9][0-9,]* replies")
+    children = psutil.Process(child.pid).children(recursive=True)
+    child.ptyproc.fileobj.close()  # the kernel sends SIGHUP, and writes fail from now on
+    child.closed = child.ptyproc.closed = True
+    wait_until(lambda: os.waitpid(child.pid, os.WNOHANG) == (child.pid, 5 << 8), "an end with status 5")
+    (run,) = json.loads(path.read_text())["runs"]
+    assert run["interrupted"]
+    assert not any(alive(process) for process in children)
+
+
 def test_an_interrupt_between_runs_keeps_those_that_are_over(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     arguments = ["-c", "3", "-d", "0.2", "--warmup", "0", "--repeat", "1000", "--json", str(path)]
@@ -242,12 +257,12 @@ def test_a_generator_that_was_stopped_does_not_blame_the_server() -> None:
             timers.append(threading.Timer(1.5, generator.resume))
             timers[0].start()
 
-    settings = Settings(connections=4, duration_s=1.0, warmup_s=0.0, timeout_s=0.3)
+    settings = Settings(connections=4, duration_s=1.0, warmup_s=0.0, timeout_s=0.5)
     result = run_once(settings, progress=stop_the_generator)
     timers[0].join()
     assert result["error_total"] == 0, result["errors"]
     assert result["latency"]["max_ms"] > 1000
-    assert "a generator stood still for 1." in result["verdict"]["reasons"][0]
+    assert result["verdict"]["reasons"][0].startswith("a generator stood still for ")
 
 
 def test_replies_that_came_while_the_generator_was_stopped_are_looked_at_before_it_judges() -> None:

@@ -19,7 +19,7 @@ def make_result(**changes: Any) -> dict[str, Any]:
         "seconds": 5.0,
         "throughput_per_s": 10_000.0,
         "server": {"cpu_share": 0.99, "core_wait_s": 0.0},
-        "generator": {"cpu_share": [0.5], "core_wait_s": [0.0], "stalled_s": [0.0]},
+        "generator": {"cpu_share": [0.5], "core_wait_s": [0.0], "stalled_s": [0.0], "cores": None},
         "error_total": 0,
         "errors": {"wrong": 0, "timed_out": 0},
         "other_cpu_share": 0.0,
@@ -88,6 +88,15 @@ def test_an_overload_is_not_told_to_run_longer() -> None:
     assert "sends missed: 50,000 of the 50,000 scheduled never left" in verdict["reasons"][0]
     assert verdict["reasons"][1].startswith("rate not reached: 10,000 replies/s of 10,000/s asked for")
     assert verdict["reasons"][2] == "too few samples: 0 (at least 1000)"
+
+
+def test_generators_that_share_a_core_are_saturated_together() -> None:
+    changes = {"server": {"cpu_share": 0.5}, "generator": {"cpu_share": [0.08] * 12, "cores": [1]}}
+    (reason,) = judge(SMALL, make_result(**changes))["reasons"]
+    assert reason.startswith("generator saturated: it used 96% of its core")
+    assert reason.endswith("it needs a machine with more cores")
+    changes["generator"]["cores"] = [1, 2]
+    assert judge(SMALL, make_result(**changes))["valid"]
 
 
 def test_a_saturated_server_excuses_a_busy_generator_in_a_closed_loop() -> None:
