@@ -76,7 +76,7 @@ class Comparison:
         self._progress = progress
 
     def run(self, scenarios: Sequence[Scenario]) -> Iterator[list[Scenario]]:
-        """Run them all. Yields after each round: the scenarios whose figures are complete by now, if there are any.
+        """Run them all. Yields after each round of a scenario, and the scenarios of a family when all of them are done.
 
         Every scenario of a family takes its turn within each round, so that they can be compared with each other too.
         """
@@ -88,8 +88,9 @@ class Comparison:
                     rate = rates[scenario.name]
                     if rate is not None and (scenario.max_rounds is None or number < scenario.max_rounds):
                         self._round(scenario, number, rate)
-                self._progress("")
-                yield family if number == self._rounds - 1 else []
+                        yield []
+            self._progress("")
+            yield family
 
     def _round(self, scenario: Scenario, number: int, rate: float) -> None:
         """One round; done again if the machine changed its speed in it, unless too many have been already.
