@@ -228,6 +228,7 @@ def measure(args: argparse.Namespace) -> int:
         files.check_writable(args.json, args.out)
     except files.FileError as error:
         raise CannotRun(str(error)) from None
+    check_plots(args.out)
     timing = Timing(
         warmup_s=args.warmup if args.warmup is not None else 0.2 if args.quick else 0.3,
         duration_s=args.duration if args.duration is not None else 0.4 if args.quick else 1.0,
@@ -290,6 +291,7 @@ def show_file(args: argparse.Namespace) -> int:
         files.check_writable(None, args.out)
     except files.FileError as error:
         raise CannotRun(str(error)) from None
+    check_plots(args.out)
     known = results.runs.keys() | results.failures.keys()
     missing = [name for name in args.scenario or () if name not in known]
     if missing:
@@ -330,7 +332,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.source and args.json:
         parser.error("argument --json: not allowed with --from, which runs nothing")
     try:
-        check_plots(args.out)
         return show_file(args) if args.source else measure(args)
     except CannotRun as error:
         print_error(f"versus.py: cannot run: {error}")
