@@ -114,8 +114,8 @@ def _addresses(host: str, port: int, timeout_s: float) -> list[Any]:
         return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         pass  # a name
-    # The system's resolver knows no time-out, and may take minutes. So a thread asks it, which is left alone when the time
-    # is over. Not by the module threading, which takes long to load.
+    # The system's resolver knows no time-out, and may take minutes. So a thread asks it, which is left alone when the
+    # time is over. Not by the module threading, which takes long to load.
     answers: list[list[Any] | OSError | UnicodeError] = []
     answered = _thread.allocate_lock()
     answered.acquire()

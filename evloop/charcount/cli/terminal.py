@@ -2,11 +2,11 @@
 
 Theory of operation
 -------------------
-With stdin and stdout a terminal, Python's `input` edits lines with GNU readline, which follows the locale. In that of C,
-and in one that isn't installed, it takes bytes above 127 for Meta keys, and text in UTF-8 is full of them: some delete,
-some move the cursor, and one of those in 日 completes a word by the names of all files in the working directory. So in such
-a locale readline is given one of UTF-8, as Python gives it to itself where it may; and if there is none, it is told that
-those bytes are text. And nothing that is typed is completed, in no locale: a message has nothing to do with files.
+With stdin and stdout a terminal, Python's `input` edits lines with GNU readline, which follows the locale. In that of
+C, and in one that isn't installed, it takes bytes above 127 for Meta keys, and text in UTF-8 is full of them: some
+delete, some move the cursor, and one of those in 日 completes a word by the names of all files in the directory. So in
+such a locale readline is given one of UTF-8, as Python gives it to itself where it may; if there is none, it is told
+that those bytes are text. And nothing that is typed is completed, in no locale: a message has nothing to do with files.
 
 With stdout elsewhere, the terminal's own line discipline edits, and it has room for one line of bounded length.
 """
@@ -30,7 +30,9 @@ _READLINE_SETTINGS = (
     "set output-meta on",
     "set convert-meta off",
     "set disable-completion on",
-    r'"\e&": ""',  # else it puts the name of the home directory for ~
+    # Else these put the name of the home directory for ~.
+    r'"\e&": ""',
+    r'"\e~": ""',
 )
 
 
