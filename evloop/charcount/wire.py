@@ -83,6 +83,8 @@ def open_socket(host: str, port: int, timeout_s: float) -> socket.socket:
     ends = time.monotonic() + timeout_s
     try:
         addresses = _addresses(host, port, timeout_s)
+    except ClientTimeoutError:  # an OSError, too
+        raise
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConnectError(f"cannot resolve {host!r}: {reason}; check --host") from None
