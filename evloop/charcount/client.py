@@ -88,6 +88,7 @@ class CharCountClient:
         self, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> None:
         self._wire = Wire(open_socket(host, port, timeout_s))
+        self._timeout_s = timeout_s
         self._deadline = Deadline(timeout_s)
         self._reply_lines = ReplyLines()
         self._received: deque[bytes] = deque()  # replies that have come and are not handed out
@@ -123,7 +124,7 @@ class CharCountClient:
         Lazy both ways: takes ``texts`` as it goes, some thousands ahead of what it has yielded at most, and holds no
         more than that. An error in ``texts`` is raised when all texts before it are counted. When it ends early, it
         first waits for the replies that are still due, so the connection can be used again; but it closes the
-        connection if that has failed, or in an interrupt.
+        connection if they have not come in ``timeout_s``, or in an interrupt.
 
         Raises:
             RuntimeError: another `count_many` of this client has not ended.
@@ -158,7 +159,6 @@ class CharCountClient:
                 # Refill when half of the window is answered: bigger batches than one message out, one in.
                 last = error is not None or not batch
                 while due > (0 if last else _WINDOW_MESSAGES // 2):
-                    self._deadline.restart()  # the caller may have taken its time
                     reply = self._next_reply()
                     due -= 1
                     yield reply
@@ -169,11 +169,8 @@ class CharCountClient:
         except (Exception, GeneratorExit):
             # Of the source, of the connection, which is closed then, or the caller has enough. That is what matters,
             # and not what goes wrong while the rest is awaited.
-            self._deadline.restart()
             try:
-                while due and not self._wire.closed:
-                    self._next_reply()
-                    due -= 1
+                self._skip(due)
             except EvloopError:
                 pass
             raise
@@ -187,20 +184,31 @@ class CharCountClient:
         self._deadline.restart()
         unsent = memoryview(data)
         while unsent:
-            sent = self._exchange(unsent)
+            sent = self._exchange(unsent, self._deadline)
             begin = len(data) - len(unsent)
             self._reply_lines.ask(data.count(b"\n", begin, begin + sent))
             unsent = unsent[sent:]
 
     def _next_reply(self) -> bytes:
-        while not self._received:
-            self._exchange(b"")
+        if not self._received:
+            self._deadline.restart()  # the caller may have taken its time
+            while not self._received:
+                self._exchange(b"", self._deadline)
         return self._received.popleft()
 
-    def _exchange(self, data: bytes | memoryview) -> int:
+    def _skip(self, due: int) -> None:
+        """Take so many replies that nobody wants, within one time-out for all of them."""
+        deadline = Deadline(self._timeout_s)
+        deadline.start()
+        for _ in range(due):
+            while not self._received:
+                self._exchange(b"", deadline)
+            self._received.popleft()
+
+    def _exchange(self, data: bytes | memoryview, deadline: Deadline) -> int:
         """Let the wire move, keep the replies that came, and return how much of ``data`` has left."""
         try:
-            sent, received = self._wire.exchange(data, self._deadline)
+            sent, received = self._wire.exchange(data, deadline)
             if sent:
                 self._deadline.restart()
             else:

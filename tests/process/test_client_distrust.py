@@ -14,7 +14,13 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from evloop.charcount.client import CharCountClient, ClientTimeoutError, ReplyError, UnexpectedReplyError
+from evloop.charcount.client import (
+    CharCountClient,
+    ClientTimeoutError,
+    ConnectionLostError,
+    ReplyError,
+    UnexpectedReplyError,
+)
 from faults.processes import listening_socket
 from harness import DEADLINE_S, wait_until
 from process.clients import answering, one_line, run_client
@@ -351,3 +357,22 @@ def unread(server) -> int:
     port = f":{server.address[1]:04X}"
     rows = [row.split() for row in table.splitlines()[1:]]
     return sum(int(row[4].partition(":")[2], 16) for row in rows if row[1].endswith(port) and row[3] == "01")
+
+
+def test_replies_that_nobody_wants_are_awaited_for_one_timeout():
+    """The server answers, but so slowly that all that is due would take 1,000 times as long."""
+
+    def behave(connection: socket.socket) -> None:
+        while not ended.wait(0.1):
+            connection.sendall(b"1\n")
+
+    ended = threading.Event()
+    with serving(behave) as port, CharCountClient("127.0.0.1", port, timeout_s=0.5) as client:
+        try:
+            counts = client.count_many(["a"] * 5_000)
+            assert next(counts) == 1
+            counts.close()
+            with pytest.raises(ConnectionLostError, match="the connection is closed"):
+                client.count("a")
+        finally:
+            ended.set()
