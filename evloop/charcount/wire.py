@@ -118,19 +118,22 @@ def _addresses(host: str, port: int, timeout_s: float) -> list[Any]:
         pass  # a name
     # The system's resolver knows no time-out, and may take minutes. So a thread asks it, which is left alone when the
     # time is over. Not by the module threading, which takes long to load.
-    answers: list[list[Any] | OSError | UnicodeError] = []
+    answers: list[list[Any] | Exception] = []
     answered = _thread.allocate_lock()
     answered.acquire()
 
     def ask() -> None:
         try:
             answers.append(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
+        except Exception as error:
             answers.append(error)
         finally:
             answered.release()
 
-    _thread.start_new_thread(ask, ())
+    try:
+        _thread.start_new_thread(ask, ())
+    except RuntimeError:  # no more threads to be had
+        ask()
     answered.acquire(timeout=min(timeout_s, _thread.TIMEOUT_MAX))
     if not answers:
         raise ClientTimeoutError(f"cannot resolve {host!r}: no answer in {timeout_s:g} s")

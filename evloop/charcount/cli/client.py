@@ -10,7 +10,15 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser, one_line, port_number, seconds
-from evloop.charcount.cli.streams import OutputError, read_lines, run_command, say, write_stderr, write_stdout
+from evloop.charcount.cli.streams import (
+    OutputEndedError,
+    OutputError,
+    read_lines,
+    run_command,
+    say,
+    write_stderr,
+    write_stdout,
+)
 from evloop.charcount.cli.terminal import typed_lines
 from evloop.charcount.client import (
     DEFAULT_HOST,
@@ -57,7 +65,7 @@ class Output:
     """Replies to stdout, errors to stderr; knows the exit status that follows.
 
     Raises:
-        BrokenPipeError: whoever read stdout has enough.
+        OutputEndedError: whoever read stdout has enough.
         OutputError: stdout can't be written for another reason.
     """
 
@@ -266,7 +274,7 @@ def run_client(argv: list[str] | None) -> int:
     try:
         run(args, messages, output)
         return output.status
-    except BrokenPipeError:
+    except OutputEndedError:
         return output.status
     except KeyboardInterrupt:
         if sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty():

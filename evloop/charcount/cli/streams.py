@@ -33,6 +33,10 @@ class OutputError(EvloopError):
     """stdout can't be written. The text says why."""
 
 
+class OutputEndedError(EvloopError):
+    """Whoever read stdout has enough."""
+
+
 def write_all(descriptor: int, data: bytes) -> None:
     """Write every byte, and wait as long as that takes, whether the descriptor blocks or not."""
     unwritten = memoryview(data)
@@ -47,7 +51,7 @@ def write_stdout(data: bytes) -> None:
     """All of it to stdout, unless that is closed.
 
     Raises:
-        BrokenPipeError: whoever read stdout has enough.
+        OutputEndedError: whoever read stdout has enough.
         OutputError: it can't be written for another reason.
     """
     if sys.stdout is None:
@@ -55,7 +59,7 @@ def write_stdout(data: bytes) -> None:
     try:
         write_all(sys.stdout.fileno(), data)
     except BrokenPipeError:
-        raise
+        raise OutputEndedError("nobody reads stdout") from None
     except OSError as error:
         raise OutputError(f"cannot write to stdout: {error.strerror or error}") from None
 
@@ -109,7 +113,7 @@ def run_command(command: str, program: Callable[[], int]) -> int:
     _fill_closed_descriptors()
     try:
         return program()
-    except BrokenPipeError:
+    except OutputEndedError:
         return 0
     except OutputError as error:
         say(command, str(error))
@@ -124,7 +128,10 @@ def _fill_closed_descriptors() -> None:
     """A process may be started with some of 0, 1 and 2 closed: a socket that got such a number would be written to."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if stream is None:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+            try:
+                os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+            except OSError:
+                pass  # there is none
 
 
 def _flush(stream: TextIO) -> None:
