@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from evloop.charcount import wire
 from evloop.charcount.client import CharCountClient, ClientTimeoutError
 from evloop.errors import ConnectError
 from faults.processes import listening_socket
-from harness import DEADLINE_S
+from harness import DEADLINE_S, wait_until
 from process.clients import PYTHON, ROOT, one_line
 
 
 @contextlib.contextmanager
-def deaf() -> Iterator[tuple[str, int]]:
-    """An address that answers no SYN: its queue of connections is full."""
+def deaf_listener() -> Iterator[socket.socket]:
+    """It answers no SYN: its queue of connections is full."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
+        listener.settimeout(DEADLINE_S)
         for _ in range(4):
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
+        yield listener
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[tuple[str, int]]:
+    """The address of such a listener."""
+    with deaf_listener() as listener:
         yield listener.getsockname()
 
 
@@ -125,6 +136,52 @@ def test_a_name_that_nobody_resolves_does_not_keep_the_process():
     done = subprocess.run([*PYTHON, "-c", program], capture_output=True, timeout=DEADLINE_S, cwd=ROOT, check=False)
     assert done.returncode == 4
     assert one_line(done.stderr) == "charcount-client: cannot resolve 'localhost': no answer in 0.1 s"
+
+
+def test_a_client_that_was_stopped_while_it_connected():
+    """It is connected when it goes on, though its time is over.
+
+    With a handler for a signal that comes then: else the kernel goes on waiting, and looks, while Python just looks at
+    the clock.
+    """
+    program = (
+        "import signal, sys; signal.signal(signal.SIGCONT, lambda *_: None)\n"
+        "from evloop.charcount.cli import client; sys.exit(client.main())"
+    )
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(deaf_listener())
+        port = str(listener.getsockname()[1])
+        command = [*PYTHON, "-c", program, "--port", port, "--timeout", "0.4", "abc"]
+        client = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT))
+        stack.callback(client.kill)
+        process = psutil.Process(client.pid)
+
+        def state() -> str:
+            return next((connection.status for connection in process.net_connections("tcp")), "none yet")
+
+        wait_until(lambda: state() == psutil.CONN_SYN_SENT, "it connects")
+        os.kill(client.pid, signal.SIGSTOP)
+        # Room for it, so that its second SYN, after a second, is answered.
+        while state() != psutil.CONN_ESTABLISHED:
+            connection, address = listener.accept()
+            if address[1] == process.net_connections("tcp")[0].laddr.port:
+                break
+            connection.close()
+        os.kill(client.pid, signal.SIGCONT)
+        with connection:
+            assert connection.recv(100) == b"abc\n"
+            connection.sendall(b"3\n")
+            assert client.wait(DEADLINE_S) == 0
+        assert client.stdout.read() == b"3\n"
+
+
+def test_no_thread_to_look_up_a_name_with(monkeypatch, spawn):
+    def refuse(*arguments: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(wire._thread, "start_new_thread", refuse)
+    with CharCountClient("localhost", spawn("--host", "localhost").address[1]) as client:
+        assert client.count("abc") == 3
 
 
 # ---------------------------------------------------------------------- to itself
