@@ -46,14 +46,17 @@ class ReplyTooLongError(EvloopError):
 class UnexpectedReplyError(EvloopError):
     """The server sent a reply that no message asked for. Which reply answers which message is unknown from then on.
 
+    Args:
+        hint: what the reason may be, to be added to the text.
+
     Attributes:
         reply: the first such reply, or what had come of it.
     """
 
-    def __init__(self, reply: bytes) -> None:
+    def __init__(self, reply: bytes, hint: str = "") -> None:
         shown = reply[:_SHOWN_BYTES].decode("utf-8", "replace")
         more = " ..." if len(reply) > _SHOWN_BYTES else ""
-        super().__init__(f"the server sent a reply that no message asked for: {shown!r}{more}")
+        super().__init__(f"the server sent a reply that no message asked for: {shown!r}{more}{hint}")
         self.reply = reply
 
 

@@ -151,7 +151,7 @@ def test_a_client_that_was_stopped_while_it_connected():
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(deaf_listener())
         port = str(listener.getsockname()[1])
-        command = [*PYTHON, "-c", program, "--port", port, "--timeout", "0.4", "abc"]
+        command = [*PYTHON, "-c", program, "--port", port, "--timeout", "0.8", "abc"]
         client = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT))
         stack.callback(client.kill)
         process = psutil.Process(client.pid)

@@ -47,6 +47,7 @@ EXIT_UNEXPECTED_REPLY = 5
 EXIT_INTERRUPTED = 130
 
 _COMMAND = "charcount-client"
+_IN_PIECES = "; in raw framing a long message may be answered in pieces"
 # What poll(2) can wait for is about twice that: its milliseconds are an int.
 _LONGEST_TIMEOUT_S = 1_000_000
 
@@ -92,8 +93,8 @@ class Output:
     def _write(self, lines: bytes) -> None:
         if self._terminal:
             # A server's words must not move the cursor, or worse. A pipe gets them as they came.
-            shown = (one_line(line.decode("utf-8", "backslashreplace")) for line in lines.split(b"\n")[:-1])
-            lines = "".join(f"{line}\n" for line in shown).encode()
+            shown = (line.removesuffix(b"\r").decode("utf-8", "backslashreplace") for line in lines.split(b"\n")[:-1])
+            lines = "".join(f"{one_line(line)}\n" for line in shown).encode()
         write_stdout(lines)
 
 
@@ -131,12 +132,12 @@ def exchange_classic(wire: Wire, messages: Iterable[bytes], timeout_s: float, ou
             continue
         early = wire.receive()
         if early:
-            raise UnexpectedReplyError(early)
+            raise UnexpectedReplyError(early, _IN_PIECES)
         deadline.restart()
         output.reply(_classic_reply(wire, message, deadline), number)
     late = wire.receive()
     if late:
-        raise UnexpectedReplyError(late)
+        raise UnexpectedReplyError(late, _IN_PIECES)
 
 
 def _classic_reply(wire: Wire, message: bytes, deadline: Deadline) -> bytes:
@@ -149,7 +150,7 @@ def _classic_reply(wire: Wire, message: bytes, deadline: Deadline) -> bytes:
         elif not reply:
             raise ConnectionLostError("the server closed the connection instead of answering")
         elif unsent:
-            raise UnexpectedReplyError(reply)  # to a part of the message
+            raise UnexpectedReplyError(reply, _IN_PIECES)
         else:
             return reply
 
