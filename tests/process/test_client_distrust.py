@@ -172,7 +172,16 @@ def test_a_refusal_is_no_stray_reply(start):
         assert one_line(client.stderr.read()) == UNASKED + "'ERR too-many'"
 
 
-def test_classic_does_not_take_a_stale_reply_for_the_next_one(start):
+def test_an_error_is_shown_whatever_stderr_can_encode():
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with answering("ERR trop é\n".encode()) as port:
+        done = run_client(port, "a", env={**os.environ, **ascii_only})
+    assert done.returncode == 1
+    assert one_line(done.stderr) == "charcount-client: message 1: the server answered 'ERR trop \\xe9'"
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["before another message", "at the end"])
+def test_classic_does_not_take_a_stale_reply_for_the_next_one(start, last):
     def behave(connection: socket.socket) -> None:
         assert connection.recv(100) == b"a"
         connection.sendall(b"Jumlah karakter: 1")
@@ -189,7 +198,10 @@ def test_classic_does_not_take_a_stale_reply_for_the_next_one(start):
         assert client.stdout.readline() == b"Jumlah karakter: 1\n"
         asked.set()
         assert sent.wait(DEADLINE_S)
-        client.stdin.write(b"bcd\n")
+        if last:
+            client.stdin.close()
+        else:
+            client.stdin.write(b"bcd\n")
         assert client.wait(DEADLINE_S) == 5
         assert one_line(client.stderr.read()) == (
             UNASKED + "'Jumlah karakter: 7'; in raw framing a long message may be answered in pieces"

@@ -90,6 +90,7 @@ def type_lines(tmp_path) -> Callable[..., bytes]:
                 child.expect_exact("> ")
                 child.send(line + "\r")
                 child.expect_exact("\r\n0\r\n")
+                talk.screen += child.before
             child.expect_exact("> ")
             child.send("\x04")
             child.expect(pexpect.EOF)
@@ -99,6 +100,7 @@ def type_lines(tmp_path) -> Callable[..., bytes]:
         assert child.exitstatus == 0
         return server.received
 
+    talk.screen = ""
     return talk
 
 
@@ -126,6 +128,12 @@ def test_tab_is_a_character(type_lines):
     assert type_lines("a\tb", "\t", environment=LOCALES["LC_ALL=C"]) == b"a\tb\n\t\n"
 
 
+def test_tab_is_a_character_for_those_who_complete_with_it_elsewhere(type_lines, tmp_path):
+    (tmp_path / "inputrc").write_text("TAB: complete\nset completion-ignore-case on\n")
+    environment = {**LOCALES["UTF-8"], "INPUTRC": str(tmp_path / "inputrc")}
+    assert type_lines("a\tb", "n\t", environment=environment) == b"a\tb\nn\t\n"
+
+
 def test_without_any_locale_of_utf8(type_lines):
     """As on systems that have none: bytes are bytes."""
     program = (
@@ -138,6 +146,7 @@ def test_without_any_locale_of_utf8(type_lines):
     texts = ["é", "日本語", "aé日b", "👍🏽"]
     sent = type_lines(*texts, environment={**LOCALES["LC_ALL=C"], "PYTHONPATH": str(ROOT)}, program=program)
     assert sent == "".join(f"{text}\n" for text in texts).encode()
+    assert all(text in type_lines.screen for text in texts)
 
 
 def test_a_paste_of_lines_is_lines(type_lines):

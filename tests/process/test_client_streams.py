@@ -110,12 +110,17 @@ def test_all_closed(command, environment):
 
 def test_what_a_closed_stderr_was_is_no_socket(service, environment):
     """A socket that gets the number of a stream would be sent what is written there."""
-    program = f"import os, sys; sys.argv[1:] = {['--port', str(service.address[1]), 'a']!r}\n"
-    program += "from evloop.charcount.cli import client\n"
-    program += "real = client.open_socket\n"
-    program += "def checked(*arguments):\n    sock = real(*arguments)\n    assert sock.fileno() > 2\n    return sock\n"
-    program += "client.open_socket = checked\nraise SystemExit(client.main())"
-    done = shell(f"{sys.executable} -c '{program.replace(chr(39), chr(34))}' <&- 2>&-", environment)
+    program = (
+        "import socket, sys\n"
+        "class Checked(socket.socket):\n"
+        "    def connect(self, address):\n"
+        "        assert self.fileno() > 2\n"
+        "        super().connect(address)\n"
+        "socket.socket = Checked\n"
+        "from evloop.charcount.cli import client\n"
+        f'raise SystemExit(client.main(["--port", "{service.address[1]}", "a"]))'
+    )
+    done = shell(f"{sys.executable} -c '{program}' <&- 2>&-", environment)
     assert (done.returncode, done.stdout) == (0, b"1\n")
 
 
