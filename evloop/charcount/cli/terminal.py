@@ -26,7 +26,6 @@ _LONGEST_LINE_BYTES = 4095
 # As PEP 538 has them.
 _UTF8_LOCALES = ("C.UTF-8", "C.utf8", "UTF-8")
 _READLINE_SETTINGS = (
-    "set input-meta on",
     "set output-meta on",
     "set convert-meta off",
     "set disable-completion on",
