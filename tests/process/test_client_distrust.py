@@ -296,22 +296,23 @@ def test_a_server_that_answers_one_by_one_has_the_time_for_each():
 
 def test_a_caller_that_takes_its_time():
     """Between two counts passes more than the time-out: that is not the server's."""
-    with serving(
-        lambda connection: (
-            connection.recv(100),
-            connection.sendall(b"1\n"),
-            pause.wait(DEADLINE_S),
-            connection.sendall(b"1\n"),
-            until_closed(connection),
-        )
-    ) as port:
-        pause = threading.Event()
-        with CharCountClient("127.0.0.1", port, timeout_s=0.8) as client:
-            counts = client.count_many(["a", "b"])
-            assert next(counts) == 1
-            threading.Event().wait(1)
-            pause.set()
-            assert next(counts) == 1
+
+    def behave(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(b"1\n")
+        assert waiting.wait(DEADLINE_S)
+        waiting.clear()
+        waiting.wait(0.2)  # the answer takes a while
+        connection.sendall(b"1\n")
+        until_closed(connection)
+
+    waiting = threading.Event()
+    with serving(behave) as port, CharCountClient("127.0.0.1", port, timeout_s=0.8) as client:
+        counts = client.count_many(["a", "b"])
+        assert next(counts) == 1
+        threading.Event().wait(1)  # it is this time that has to pass
+        waiting.set()
+        assert next(counts) == 1
 
 
 @pytest.mark.parametrize("how", ["pipe", "arguments", "classic"])
