@@ -73,7 +73,8 @@ def command_of(process: psutil.Process) -> list[str]:
 
 def generators_of(process: psutil.Process) -> list[psutil.Process]:
     """Those of its children that are generators, the first one first."""
-    return [child for child in process.children() if "benchmarks.loadgen.generator" in command_of(child)]
+    found = [child for child in process.children() if "benchmarks.loadgen.generator" in command_of(child)]
+    return sorted(found, key=lambda child: (child.create_time(), child.pid))  # numbers start again at some time
 
 
 def keepers_of(process: psutil.Process) -> list[psutil.Process]:
