@@ -22,6 +22,7 @@ from typing import Any
 if not __package__:
     __import__("_root")
 
+from benchmarks.common import native
 from benchmarks.common.arguments import Parser, positive, seconds
 from benchmarks.common.descriptors import raise_descriptor_limit
 from benchmarks.common.streams import (
@@ -35,7 +36,7 @@ from benchmarks.common.streams import (
     print_out,
     run_program,
 )
-from benchmarks.comparison import files, native, report
+from benchmarks.comparison import files, report
 from benchmarks.comparison import machine as machine_description
 from benchmarks.comparison.calibration import calibrate
 from benchmarks.comparison.results import Results

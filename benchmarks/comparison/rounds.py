@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.comparison import native
+from benchmarks.common import native
 from benchmarks.comparison.calibration import STEADY_WITHIN, spread
 from benchmarks.comparison.commands import COMMANDS
 from benchmarks.comparison.results import Figures, Results

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.common import native
 from benchmarks.common.descriptors import raise_descriptor_limit
 from benchmarks.common.paths import ROOT
 from benchmarks.common.processes import NotStarted, pinned_to, started, usable_cores
-from benchmarks.comparison import native
 from benchmarks.comparison.payload import Payload, write_payload
 from benchmarks.comparison.scenarios import Scenario
 from benchmarks.peers.registry import Peer

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from benchmarks.common import native
 from benchmarks.common.paths import ROOT
-from benchmarks.comparison import native
 
 _HERE = Path(__file__).resolve().parent
 

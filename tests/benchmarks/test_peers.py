@@ -184,3 +184,18 @@ def test_nothing_is_used_but_public_names(file: Path) -> None:
         if re.fullmatch("_(?!_).*", node.attr)
     }
     assert private <= {"_accept"}, "which is the standard library's, in the floor"
+
+
+def test_folders_import_in_one_direction() -> None:
+    allowed = {
+        "common": {"common"},
+        "peers": {"common", "peers"},
+        "comparison": {"common", "peers", "comparison"},
+        "loadgen": {"common", "loadgen"},
+        "soaking": {"common", "soaking"},
+    }
+    folders = {path.parent.name for path in ROOT.glob("benchmarks/*/*.py")}
+    assert folders == set(allowed), "a new folder needs a place here"
+    for folder, others in allowed.items():
+        text = "".join(path.read_text() for path in ROOT.glob(f"benchmarks/{folder}/*.py"))
+        assert set(re.findall(r"(?:from|import) benchmarks\.(\w+)", text)) <= others, folder

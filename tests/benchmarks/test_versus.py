@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.common import native
 from benchmarks.common.paths import ROOT
 from benchmarks.common.texts import ALPHABETS
-from benchmarks.comparison import native, report
+from benchmarks.comparison import report
 from benchmarks.comparison.commands import COMMANDS
 from benchmarks.comparison.payload import make_messages, write_payload
 from benchmarks.comparison.results import Results

@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from benchmarks import versus
-from benchmarks.common import machine
+from benchmarks.common import machine, native
 from benchmarks.common.paths import ROOT
 from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN
-from benchmarks.comparison import calibration, files, native, report, rounds
+from benchmarks.comparison import calibration, files, report, rounds
 from benchmarks.comparison.results import Results
 from benchmarks.comparison.runner import RunError, Runner
 from benchmarks.comparison.scenarios import SCENARIOS, Scenario
