@@ -22,7 +22,7 @@ class Greeter(LineProtocol):
 limits = Limits(max_connections=5, idle_timeout_s=None, drain_timeout_s=3)
 whole: int = limits.max_connections
 timeout: float | None = limits.idle_timeout_s
-Limits(max_conns=5)  # Unexpected keyword argument "max_conns"
+Limits(max_conns=5)  # Unexpected keyword argument "max_conns" for "Limits"
 Limits(backlog="x")  # Argument "backlog" to "Limits" has incompatible type "str"; expected "int"
 Limits(max_connections=None)  # Argument "max_connections" to "Limits" has incompatible type "None"; expected "int"
 limits.backlog = 4  # Property "backlog" defined in "Limits" is read-only
