@@ -153,6 +153,9 @@ def test_a_limit_can_be_lifted_on_the_command_line() -> None:
         ({"CHARCOUNT_MAX_CONECTIONS": "5"}, "CHARCOUNT_MAX_CONECTIONS: there is no such setting"),
         ({"CHARCOUNT_PRINT_CONFIG": "1"}, "CHARCOUNT_PRINT_CONFIG: there is no such setting"),
         ({"CHARCOUNT_FRAMING": "round"}, "CHARCOUNT_FRAMING: argument --framing: invalid choice"),
+        # A name may be as strange as a value: nothing of it may get to the terminal as it is.
+        ({"CHARCOUNT_\x1b[31m\n": "1"}, r"CHARCOUNT_\x1b[31m\n: there is no such setting"),
+        ({"CHARCOUNT_PORT": "\x1b[31m\n"}, r"argument -p/--port: '\x1b[31m\n' is not a port"),
         ({"CHARCOUNT_REPLY": "no number"}, "argument --reply: 'no number' does not contain {count}"),
         (
             {"CHARCOUNT_CLASSIC": "1", "CHARCOUNT_REPLY": "{count}"},
@@ -166,6 +169,7 @@ def test_a_bad_variable_is_named(variables: dict[str, str], complaint: str) -> N
     assert done.returncode == 2
     assert complaint in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    assert "\x1b" not in done.stderr
 
 
 def test_help_is_shown_whatever_the_variables_are() -> None:
@@ -182,11 +186,11 @@ def test_all_settings_are_shown_as_they_are_in_force() -> None:
     assert shown().splitlines() == [
         "CHARCOUNT_HOST=127.0.0.1",
         "CHARCOUNT_PORT=12345",
-        "CHARCOUNT_BACKLOG=4096",
         "CHARCOUNT_FRAMING=line",
         "CHARCOUNT_REPLY={count}",
         "CHARCOUNT_CLASSIC=0",
         "CHARCOUNT_MAX_MESSAGE=0",
+        "CHARCOUNT_BACKLOG=4096",
         "CHARCOUNT_MAX_CONNECTIONS=10000",
         "CHARCOUNT_MAX_CONNECTIONS_PER_ADDRESS=0",
         "CHARCOUNT_IDLE_TIMEOUT=0",
@@ -225,12 +229,11 @@ def assert_read_back(arguments: list[str], text: str, variables: Mapping[str, st
     args = parse_arguments(parser, arguments, {})
     again = parse_arguments(parser, [], variables)
     assert vars(again) == vars(args)
-    assert environment.as_variables(parser, again) == text
+    assert environment.as_variables(again) == text
 
 
 def as_shown(arguments: list[str]) -> str:
-    parser = make_parser()
-    return environment.as_variables(parser, parse_arguments(parser, arguments, {}))
+    return environment.as_variables(parse_arguments(make_parser(), arguments, {}))
 
 
 @pytest.mark.parametrize("read", READERS)
