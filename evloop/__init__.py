@@ -10,7 +10,7 @@ from evloop._version import __version__
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.core.timers import Timer
-    from evloop.errors import ConnectError, EvloopError, LimitError, ListenError
+    from evloop.errors import CallbackResultError, ConnectError, EvloopError, LimitError, ListenError
     from evloop.limits import Limits
     from evloop.net.connection import Connection
     from evloop.net.eventloop import EventLoop
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from evloop.server.stats import ServerStats
 
 __all__ = [
+    "CallbackResultError",
     "ConnectError",
     "Connection",
     "EventLoop",
@@ -43,7 +44,7 @@ __all__ = [
 
 _MODULES = {
     "net.connection": ("Connection",),
-    "errors": ("ConnectError", "EvloopError", "LimitError", "ListenError"),
+    "errors": ("CallbackResultError", "ConnectError", "EvloopError", "LimitError", "ListenError"),
     "protocols.lineframer": ("LineFramer",),
     "limits": ("Limits",),
     "net.eventloop": ("EventLoop",),

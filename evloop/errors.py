@@ -15,6 +15,7 @@ connection, and is logged.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 RETRY = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR})
 
@@ -57,6 +58,19 @@ class ListenError(EvloopError):
 
 class ConnectError(EvloopError):
     """An outgoing connection could not be made. The text is one line that says what happened."""
+
+
+class CallbackResultError(EvloopError, TypeError):
+    """A callback returned something that can't be sent. The text says what, and what to return instead."""
+
+    def __init__(self, callback: Callable[..., object], result: object) -> None:
+        name = getattr(callback, "__qualname__", repr(callback))
+        if hasattr(result, "send") and hasattr(result, "close"):
+            result.close()  # a coroutine: nobody will await it, and nobody needs to be told so a second time
+            super().__init__(f"{name} is async: make it a plain function that returns bytes or None")
+        else:
+            advice = "encode it" if isinstance(result, str) else "return bytes or None"
+            super().__init__(f"{name} returned {type(result).__name__}, not bytes: {advice}")
 
 
 class LimitError(EvloopError):

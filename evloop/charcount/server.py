@@ -62,6 +62,8 @@ class CharCountProtocol(Protocol):
 
     __slots__ = ("_server", "session")
 
+    message_end = b"\n"
+
     def __init__(self, session: Session, server: CharCountServer) -> None:
         self.session = session
         self._server = server

@@ -30,6 +30,7 @@ ORDER = [
     "evloop.net.sockets",
     "evloop.net.linger",
     "evloop.net.protocol",
+    "evloop.net.stream",
     "evloop.net.connection",
     "evloop.net.connector",
     "evloop.net.eventloop",
