@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -136,7 +137,10 @@ def test_not_outside_of_the_main_thread(loop_thread):
         loop_thread.call(loop_thread.loop.add_signal_handler, signal.SIGUSR1, print)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, 12345])
+NOT_FOR_PYPY = pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy's signal.signal takes SIGKILL")
+
+
+@pytest.mark.parametrize("signum", [pytest.param(signal.SIGKILL, marks=NOT_FOR_PYPY), 12345])
 def test_a_signal_that_cannot_be_handled(loop, signum):
     with pytest.raises((OSError, ValueError)):
         loop.add_signal_handler(signum, print)

@@ -55,6 +55,9 @@ SLOW = {
 OF_ARGPARSE = "import argparse; argparse.ArgumentParser().add_argument('--option')"
 
 
+pytestmark = pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy has no -X importtime")
+
+
 @pytest.fixture(scope="module")
 def slow() -> set[str]:
     """The modules that the commands must not load: all that are slow, but for those that argparse itself needs."""
