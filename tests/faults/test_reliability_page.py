@@ -29,8 +29,3 @@ def test_each_line_names_tests_that_exist_and_none_is_left_out(number):
     for name in TESTS:
         if name.startswith(f"test_{number:02}_"):
             assert any(name.startswith(prefix) for prefix in own), f"{name} is not on the page"
-
-
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
-        assert (ROOT / "docs" / target).exists(), target
