@@ -27,6 +27,7 @@ class Limit:
         name: its keyword. Ends in the unit, ``_bytes`` or ``_s``, unless it counts things.
         default: its value if none is given; None for no limit.
         least: the smallest value that makes sense.
+        most: the greatest; None where there is none.
         can_be_off: it may be None, for no limit; then any other value must be above 0.
         at_it: what happens when it is reached, for a table.
         counter: its name in ``ServerStats.limits``; None for what can't be counted.
@@ -35,7 +36,18 @@ class Limit:
         suggested: what to set it to for a server that faces strangers, if it is off by default.
     """
 
-    __slots__ = ("at_it", "can_be_off", "counter", "default", "least", "name", "off_because", "option", "suggested")
+    __slots__ = (
+        "at_it",
+        "can_be_off",
+        "counter",
+        "default",
+        "least",
+        "most",
+        "name",
+        "off_because",
+        "option",
+        "suggested",
+    )
 
     name: str
 
@@ -43,6 +55,7 @@ class Limit:
         self,
         default: float | None,
         least: int,
+        most: int | None,
         can_be_off: bool,
         at_it: str,
         counter: str | None,
@@ -52,6 +65,7 @@ class Limit:
     ) -> None:
         self.default = default
         self.least = least
+        self.most = most
         self.can_be_off = can_be_off
         self.at_it = at_it
         self.counter = counter
@@ -70,12 +84,15 @@ class Limit:
                 raise ValueError(f"{self.name} must be greater than 0 (or None for no limit), got {value}")
         elif value is None or not value >= self.least:
             raise ValueError(f"{self.name} must be at least {self.least}, got {value}")
+        if self.most is not None and value is not None and value > self.most:
+            raise ValueError(f"{self.name} must be at most {self.most}, got {value}")
 
 
 def limit(
     *,
     default: float | None,
     least: int = 1,
+    most: int | None = None,
     can_be_off: bool = False,
     at_it: str,
     counter: str | None = None,
@@ -84,7 +101,7 @@ def limit(
     suggested: int | None = None,
 ) -> Any:
     """An entry of `Limits`; see `Limit`. (Its type is that of the keyword, as type checkers want it.)"""
-    return Limit(default, least, can_be_off, at_it, counter, option, off_because, suggested)
+    return Limit(default, least, most, can_be_off, at_it, counter, option, off_because, suggested)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(limit,))
@@ -158,9 +175,9 @@ class Limits(_Immutable):
     """
 
     # Unsent bytes above which a connection is no longer read. Big enough that a socket whose buffer is full gets a full
-    # send's worth when it drains, small enough that 10,000 slow readers cost some 640 MB. (To it come the replies to
-    # the chunk that was received last: 32 KiB as a rule, see `evloop.net.receiving`, and 0.9 MB once for who does his
-    # worst.)
+    # send's worth when it drains, small enough that 10,000 slow readers cost some 640 MB. To it come the replies of one
+    # turn: 16 KiB and those to one piece, 150 KiB for who does his worst (`evloop.net.receiving`); and what was
+    # received and has to wait for its turn, 64 KiB at most.
     high_water_bytes: int = limit(default=65536, at_it="it is not read until `low_water_bytes`", counter="high-water")
     # Unsent bytes at which it is read again. Well below the high mark, so that it does not flap between the two.
     low_water_bytes: int = limit(default=16384, least=0, at_it="it is read again")

@@ -9,6 +9,7 @@ import math
 import pytest
 
 from evloop import Limits, serve
+from evloop.limits import limit
 from evloop.server.descriptors import RESERVED_DESCRIPTORS, affordable_connections
 
 TABLE = Limits.table
@@ -27,7 +28,7 @@ def test_every_limit_is_tested_here():
 
 @pytest.mark.parametrize("name", TABLE)
 def test_a_value_that_is_given_is_kept_and_the_others_have_their_defaults(name):
-    value = TABLE["max_unsent_bytes"].default + 1 if name == "max_unsent_bytes" else 20000
+    value = 2 * TABLE[name].default if name == "max_unsent_bytes" else TABLE[name].most or 20000
     limits = Limits(**{name: value})
     for other, entry in TABLE.items():
         assert getattr(limits, other) == (value if other == name else entry.default)
@@ -85,6 +86,14 @@ def test_must_be_above_zero_unless_off(name):
     for value in (0, -1):
         with pytest.raises(ValueError, match=f"{name} must be greater than 0 .* got {value}"):
             Limits(**{name: value})
+
+
+def test_must_not_be_above_the_greatest_that_makes_sense():
+    entry = limit(default=64, most=128, at_it="")
+    entry.name = "some_bits"
+    entry.check(128)
+    with pytest.raises(ValueError, match="some_bits must be at most 128, got 129"):
+        entry.check(129)
 
 
 @pytest.mark.parametrize("name", [*LEAST_ZERO, *LEAST_ONE, *ABOVE_ZERO_OR_NONE])
