@@ -12,6 +12,7 @@ import pexpect
 import pytest
 
 from harness import DEADLINE_S
+from interpreters import has_gnu_readline
 from process.clients import CLIENT, PYTHON, SERVER
 
 PROMPT = "> "
@@ -95,6 +96,7 @@ def test_each_line_is_answered_before_the_next_prompt(talk):
 
 
 @needs_readline
+@has_gnu_readline
 def test_line_editing(talk):
     child = talk()
     assert ask(child, "abcX" + BACKSPACE) == "3"
@@ -105,6 +107,7 @@ def test_line_editing(talk):
 
 
 @needs_readline
+@has_gnu_readline
 def test_history(talk):
     child = talk()
     assert ask(child, "hello") == "5"

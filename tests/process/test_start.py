@@ -9,6 +9,7 @@ import pytest
 
 from faults.processes import Process
 from harness import DEADLINE_S
+from interpreters import tells_imports
 from process.clients import CLIENT
 
 # -S: what a virtual environment loads for its own sake is none of our doing.
@@ -55,7 +56,7 @@ SLOW = {
 OF_ARGPARSE = "import argparse; argparse.ArgumentParser().add_argument('--option')"
 
 
-pytestmark = pytest.mark.skipif(sys.implementation.name == "pypy", reason="PyPy has no -X importtime")
+pytestmark = tells_imports
 
 
 @pytest.fixture(scope="module")
