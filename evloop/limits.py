@@ -184,6 +184,13 @@ class Limits(_Immutable):
     # Unsent bytes at which a connection is given up. The high mark alone does not bound a protocol that writes without
     # being asked (a broadcast); this does. Replies to one received chunk (64 KiB) fit many times.
     max_unsent_bytes: int = limit(default=16 * 1024 * 1024, at_it="aborted", counter="unsent")
+    # What the kernel may hold for a connection that it can't send yet, beside what is under way to the peer (TCP's
+    # window, which the peer makes); None for as much as it likes, which is 4 MiB: then 550 clients that never read use
+    # up all the memory that a machine of 24 GiB has for TCP. Twice what one send is offered, so that the kernel has
+    # something to send while the loop deals with others.
+    kernel_unsent_bytes: int | None = limit(
+        default=131072, can_be_off=True, at_it="the kernel takes no more until it has sent some"
+    )
     # A closing connection whose peer still sends is drained, so that a reset does not destroy our last bytes on their
     # way; but not for ever, and not without bound.
     linger_timeout_s: float = limit(
@@ -217,6 +224,15 @@ class Limits(_Immutable):
         off_because="behind a proxy everyone has the same address",
         suggested=100,
     )
+    # What counts as one address in IPv6: all that have so many first bits in common. 64, as that is what one customer
+    # gets at least, and within it every host can have as many addresses as it likes. Many get 56 or 48 bits, so lower
+    # it against who has those; each /64 in them is counted by itself now.
+    ipv6_prefix_bits: int = limit(
+        default=64,
+        most=128,
+        option="for that, IPv6 addresses are one if so many first bits are equal",
+        at_it="with those bits equal, IPv6 addresses count as one",
+    )
     # No byte in either direction for this long ends a connection.
     idle_timeout_s: float | None = limit(
         default=None,
@@ -237,7 +253,9 @@ class Limits(_Immutable):
         off_because="a slow link may take long for a large message",
         suggested=60,
     )
-    # A peer that takes not one byte of what waits for it for this long is gone. A slow one that moves lives.
+    # A peer that takes not one byte of what waits for it for this long, here or in the kernel, is gone. A slow one that
+    # moves lives: the kernel is asked what the peer has acknowledged, where it can tell (Linux). Elsewhere a byte
+    # counts when our kernel takes it, and one that holds much takes nothing for long: choose more there.
     write_timeout_s: float | None = limit(
         default=60.0,
         can_be_off=True,

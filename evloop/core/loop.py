@@ -33,7 +33,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from evloop.core.poller import READ, Poller
+from evloop.core.poller import POLL_MAX_EVENTS, READ, Poller
 from evloop.core.timers import Timer, TimerQueue
 from evloop.core.watchdog import Watchdog
 from evloop.limits import Limits
@@ -60,6 +60,19 @@ _log = Logger("evloop")
 # A wait is never longer, whatever the timers say: some selectors overflow on a time-out of weeks.
 _MAX_WAIT_S = 86400.0
 
+# A timer that is later than this is not judged by what was ready before: the process did not run for a while.
+_OVERRUN_S = 0.02
+
+# How long a worst lag is remembered, at least; at most twice that.
+LAG_WINDOW_S = 60.0
+
+# Memory that is given up when there is no more, so that what is then to be done can be done. More than CPython's
+# allocator asks the system for at once (1 MiB). It is never written to, so it takes address space and no memory.
+_RESERVE_BYTES = 2 * 1024 * 1024
+
+# How long the loop rests when memory has run out and nothing could be given up.
+_NO_MEMORY_PAUSE_S = 0.05
+
 
 class Loop:
     """What waits: descriptors, calls, timers and signals in one thread. Use it as a context manager, or `close` it.
@@ -84,8 +97,8 @@ class Loop:
         waiting: True while it waits for something to do.
         unwatched: set by the watchdog when it has stopped looking, as nothing happens.
         slow_passes: how many took longer than ``slow_pass_s``.
-        worst_lag_s: the longest that a pass has taken since `reset_lag`: what was ready just after it began had to wait
-            that long.
+        make_room: called when memory has run out, each until one says True: it has given something up (see
+            `evloop.server.server`).
         slowest: how many seconds the slowest pass took, and what most of them went to; None if no pass was slow.
     """
 
@@ -104,7 +117,10 @@ class Loop:
         self.waiting = False
         self.unwatched = False
         self.slow_passes = 0
-        self.worst_lag_s = 0.0
+        self.make_room: list[Callable[[], bool]] = []
+        self._reserve = bytes(_RESERVE_BYTES)
+        self._worst_s = self._worst_before_s = 0.0  # the longest pass of this minute, and of the one before
+        self._lag_window_ends = self.now + LAG_WINDOW_S
         self.slowest: tuple[float, str] | None = None
         self._slow_pass_s = slow_pass_s
         self._watchdog: Watchdog | None = None
@@ -116,7 +132,8 @@ class Loop:
         self._stopping = False
         self._running = False
         self._closed = False
-        self._signals: dict[int, tuple[Any, Any]] = {}  # signal number -> what handles it, and what did before
+        # Signal number -> what handles it, what did before, and whether it was blocked then.
+        self._signals: dict[int, tuple[Any, Any, bool]] = {}
         self._old_wakeup_fd: int | None = None
         self._wakeup_reader, self._wakeup_writer = socket.socketpair()
         self._wakeup_reader.setblocking(False)
@@ -139,7 +156,12 @@ class Loop:
             self._watchdog = Watchdog(self, self._slow_pass_s)
         try:
             while not self._stopping:
-                self._run_pass()
+                try:
+                    self._run_pass()
+                except MemoryError:
+                    # What was left undone of the pass is done in the next one: readiness, calls and timers are there
+                    # until they are dealt with.
+                    self._out_of_memory()
         finally:
             self._running = False
             self._stopping = False
@@ -189,6 +211,10 @@ class Loop:
                 self._run_call(*self._calls.popleft())
 
         if due is not None and due <= self.now:
+            if self.now - due > _OVERRUN_S:
+                self._look_again()
+            if self.now >= self._lag_window_ends:
+                self._begin_lag_window()
             newest = self._timers.newest  # those that they add wait for the next pass
             while (timer := self._timers.pop_due(self.now, newest)) is not None:
                 self._run_call(*timer)
@@ -203,8 +229,8 @@ class Loop:
 
         self._pass_ended = self.clock()
         lag_s = self._pass_ended - self.now
-        if lag_s > self.worst_lag_s:
-            self.worst_lag_s = lag_s
+        if lag_s > self._worst_s:
+            self._worst_s = lag_s
         if self._slow_pass_s is not None and lag_s > self._slow_pass_s:
             self._pass_was_slow(lag_s)
 
@@ -212,8 +238,43 @@ class Loop:
         """Send what was written so far in this pass: step 5, for a caller who can't wait for it."""
         # A new list: who writes again because of this flush is flushed in the next pass, so it comes to an end.
         pending, self.pending_writes = self.pending_writes, []
-        for one in pending:
-            one.flush()
+        try:
+            for one in pending:
+                one.flush()
+        except MemoryError:
+            self.pending_writes += pending  # flushing twice does no harm
+            raise
+
+    def _look_again(self) -> None:
+        """Timers are late, as the process did not run (it was stopped, or its machine was): look at what is ready,
+        before a time-out is judged by what was known before.
+
+        Python ends a wait that a signal interrupted, SIGCONT for one, without a look when its time is over.
+        """
+        handlers = self.poller.handlers
+        for _ in range(1 + len(handlers) // POLL_MAX_EVENTS):  # one poll returns so many at most, in turn
+            for fd, _ in self.poller.poll(0):
+                handler = handlers.get(fd)
+                if handler is not None:
+                    handler()
+
+    def _out_of_memory(self) -> None:
+        """Give something up, so that there is memory again.
+
+        Raises:
+            MemoryError: there is nobody who could.
+        """
+        self.waiting = False
+        self._pass_ended = self.clock()
+        self._reserve = b""
+        if not self.make_room:
+            raise MemoryError("the loop is out of memory, and nobody is there to give some up")
+        try:
+            if not any(give_up() for give_up in self.make_room):
+                time.sleep(_NO_MEMORY_PAUSE_S)  # else it would try again and again; nobody can be served now anyway
+            self._reserve = bytes(_RESERVE_BYTES)
+        except MemoryError:
+            pass  # it will be tried again when it is missed
 
     def _watch_again(self, events: list[tuple[int, Any]]) -> None:
         # A signal alone is likely to be the monitor's own: one that means something has queued a call.
@@ -235,10 +296,18 @@ class Loop:
         """How many timers are still to fire."""
         return len(self._timers)
 
-    def reset_lag(self) -> float:
-        """The worst lag in seconds since the last call, or since the start."""
-        worst, self.worst_lag_s = self.worst_lag_s, 0.0
-        return worst
+    @property
+    def worst_lag_s(self) -> float:
+        """The longest that a pass has taken in the last minute or two: what was ready just after it began had to wait
+        that long. To look at it changes nothing. (Minutes begin when timers fire, as a server's sweep does.)
+        """
+        return max(self._worst_s, self._worst_before_s)
+
+    def _begin_lag_window(self) -> None:
+        stale = self.now >= self._lag_window_ends + LAG_WINDOW_S
+        self._worst_before_s = 0.0 if stale else self._worst_s
+        self._worst_s = 0.0
+        self._lag_window_ends = self.now + LAG_WINDOW_S
 
     def _run_call(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         try:
@@ -309,6 +378,8 @@ class Loop:
     def add_signal_handler(self, signum: int, callback: Callable[..., object], *args: Any) -> None:
         """Have ``callback(*args)`` called in the loop, as by `call_soon`, when the process gets the signal.
 
+        A signal that the process was started with blocked is unblocked: it would never come.
+
         Raises:
             RuntimeError: not in the main thread; Python handles signals only there.
             OSError, ValueError: the signal can't be handled.
@@ -325,9 +396,10 @@ class Loop:
             if "main thread" in str(error):
                 raise RuntimeError("signals can only be handled by a loop in the main thread") from None
             raise
+        was_blocked = _unblock(signum)
         if signum in self._signals:
-            previous = self._signals[signum][1]
-        self._signals[signum] = (on_signal, previous)
+            _, previous, was_blocked = self._signals[signum]
+        self._signals[signum] = (on_signal, previous, was_blocked)
         if self._old_wakeup_fd is None:
             self._old_wakeup_fd = signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
 
@@ -338,7 +410,9 @@ class Loop:
         """
         if signum not in self._signals:
             return
-        ours, previous = self._signals.pop(signum)
+        ours, previous, was_blocked = self._signals.pop(signum)
+        if was_blocked:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
         if signal.getsignal(signum) is ours:
             signal.signal(signum, signal.SIG_DFL if previous is None else previous)
         if not self._signals and self._old_wakeup_fd is not None:
@@ -361,14 +435,33 @@ class Loop:
 
     def close_later(self, sock: socket.socket) -> None:
         """Close a socket at the end of this pass. For connections; see step 6 above."""
-        self._closing.append(sock)
+        try:
+            self._closing.append(sock)
+        except MemoryError:
+            sock.close()  # if its number is used again in this pass a stale event is a hint that comes to nothing
 
     # ------------------------------------------------------------------ logging
 
     def log_exception(self, error: BaseException, text: str, *args: object) -> None:
         """Log an exception with its traceback, unless there are too many like it (see `evloop.ratelimit`)."""
-        self._log.log(ERROR, text, *args, exc_info=error)
+        self._log_safely(ERROR, text, args, error)
+        if isinstance(error, MemoryError):
+            self._reserve = b""
+            self.call_soon(self._out_of_memory)
 
     def log_limited(self, level: int, text: str, *args: object) -> None:
         """Log a line, unless there are too many like it (see `evloop.ratelimit`)."""
-        self._log.log(level, text, *args)
+        self._log_safely(level, text, args, None)
+
+    def _log_safely(self, level: int, text: str, args: tuple[object, ...], error: BaseException | None) -> None:
+        try:
+            self._log.log(level, text, *args, exc_info=error)
+        except MemoryError:
+            pass  # whoever reports a fault goes on with dealing with it
+
+
+def _unblock(signum: int) -> bool:
+    """Let a signal through to this thread. Whether it was blocked."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return False
+    return signum in signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})

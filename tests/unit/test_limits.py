@@ -73,6 +73,12 @@ def test_must_not_be_negative(name):
         Limits(**{name: -1})
 
 
+def test_an_ipv6_address_has_so_many_bits():
+    assert Limits(ipv6_prefix_bits=128).ipv6_prefix_bits == 128
+    with pytest.raises(ValueError, match="ipv6_prefix_bits must be at most 128, got 129"):
+        Limits(ipv6_prefix_bits=129)
+
+
 @pytest.mark.parametrize("name", LEAST_ONE)
 def test_must_be_at_least_one(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
