@@ -25,7 +25,8 @@ from evloop.core.loop import Loop
 from evloop.errors import CallbackResultError, LimitError
 from evloop.limits import Limits
 from evloop.log import ERROR
-from evloop.net.buffers import NOTHING_MORE, SendQueue
+from evloop.net.buffers import NOTHING_MORE, SendQueue, as_bytes
+from evloop.net.linger import Linger
 from evloop.net.protocol import Protocol
 from evloop.net.receiving import RECV_BYTES
 from evloop.net.state import State
@@ -35,7 +36,6 @@ from evloop.net.stream import (
     PAUSED_BY_TURN,
     PAUSED_BY_USER,
     Stream,
-    as_bytes,
 )
 
 _OPEN = State.OPEN
@@ -131,11 +131,12 @@ class Connection(Stream):
         Raises:
             TypeError: it is not bytes, nor anything else with a buffer (``bytearray``, ``memoryview``).
         """
+        data = as_bytes(data)
         if self.state is _OPEN or self.state is _HALF_OPEN:
             if self.batch is None:
                 self._enqueue(data)
             else:
-                self.batch.append(as_bytes(data))
+                self.batch.append(data)
 
     def write_eof(self) -> None:
         """Send what was written, then say that nothing more will come. What the peer still says is received.
@@ -294,9 +295,6 @@ class Connection(Stream):
             self.state = _FLUSHING
             self._update_interest()
 
-    def _peer_has_ended(self) -> bool:
-        return self._peer_ended
-
     def _queued(self, queue: SendQueue, before: int) -> None:
         limit = self.limits.max_unsent_bytes
         if len(queue) > limit:
@@ -329,6 +327,21 @@ class Connection(Stream):
                     self._io_failed(error)
                     return
         self._update_interest()
+
+    def _finish(self) -> None:
+        """All is sent and the protocol has closed: say goodbye, and wait for the peer's unless it has come."""
+        if self._peer_ended:
+            self._teardown(None)
+            return
+        try:
+            self._linger = Linger(self.loop, self._socket, self.limits, self._linger_over)
+        except OSError:
+            self._teardown(None)
+            return
+        self.state = _LINGERING
+        self._unsent = NOTHING_MORE
+        self._update_interest()
+        self._over(None)
 
     def _linger_over(self, limit: str | None) -> None:
         if limit is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import sys
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -14,6 +15,10 @@ _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 # The first 12 bytes of an IPv4 address that is written as an IPv6 one.
 _MAPPED_IPV4 = bytes(10) + b"\xff\xff"
+
+
+# For SO_LINGER: on, with no time.
+_RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 def peer_text(address: Any) -> str:
@@ -83,3 +88,11 @@ def unacknowledged_bytes(sock: socket.socket) -> int | None:
         return int.from_bytes(ioctl(sock.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
     except OSError:
         return None
+
+
+def reset_when_closed(sock: socket.socket) -> None:
+    """Have the peer see a reset instead of an orderly end, if the socket still can be told so."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    except OSError:
+        pass

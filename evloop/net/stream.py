@@ -23,15 +23,13 @@ methods that are abstract here. The hot path does not know them.
 from __future__ import annotations
 
 import socket
-import struct
-import sys
 from collections.abc import Callable
 
 from evloop.core.poller import READ, WRITE, Handler
 from evloop.errors import DISCONNECTED, RETRY, CallbackResultError
 from evloop.limits import Limits
 from evloop.log import WARNING
-from evloop.net.buffers import NOTHING_MORE, SendQueue
+from evloop.net.buffers import NOTHING_MORE, SendQueue, as_bytes
 from evloop.net.linger import Linger
 from evloop.net.receiving import (
     FIRST_RECV_BYTES,
@@ -42,6 +40,7 @@ from evloop.net.receiving import (
     piece_end,
     smaller_recv_bytes,
 )
+from evloop.net.sockets import reset_when_closed
 from evloop.net.state import State
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -53,9 +52,6 @@ _OPEN = State.OPEN
 _HALF_CLOSED = State.HALF_CLOSED
 _LINGERING = State.LINGERING
 _CLOSED = State.CLOSED
-
-# For SO_LINGER: on, with no time.
-_RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 # Why a stream is not being read; may be combined.
 PAUSED_BY_USER = 1
@@ -157,7 +153,7 @@ class Stream:
                 return
             self.bytes_sent += sent
             if sent != len(reply):
-                self._enqueue(reply[sent:])
+                self._enqueue(as_bytes(reply)[sent:])
 
     # ------------------------------------------------------------------ a turn of some length
 
@@ -184,7 +180,6 @@ class Stream:
             self._update_interest()
         if reply:
             self._enqueue_reply(self._on_data, reply)
-            self._flush_now()
 
     def _hand_over_pieces(self, data: bytes, end: int, message_end: bytes) -> tuple[bytes, int]:
         """Hand over pieces, of which the first one ends there, and return the replies and where the last one ended."""
@@ -214,10 +209,6 @@ class Stream:
             self.batch = None
         return b"".join(replies), start
 
-    def _message_end(self) -> bytes | None:
-        """What ends a message; None if what was received is always to be handed over whole."""
-        raise NotImplementedError
-
     def _go_on_if_not_paused(self) -> None:
         """Arrange for the next turn, in which what is held is dealt with."""
         if not self._pause:
@@ -236,12 +227,13 @@ class Stream:
     # ------------------------------------------------------------------ writing, off the hot path
 
     def _enqueue(self, data: bytes) -> None:
-        """Send this after all that was written before, unless nothing can be sent any more."""
+        """Send this after all that was written before, unless nothing can be sent any more.
+
+        A queue keeps what it is given, so it must be bytes, which don't change.
+        """
         unsent = self._unsent
         if unsent is NOTHING_MORE or not data:
             return
-        if type(data) is not bytes:
-            data = as_bytes(data)  # a queue keeps what it is given, so that must not change
         if not unsent:
             self._unsent = data
             self.loop.pending_writes.append(self)
@@ -262,17 +254,6 @@ class Stream:
             self._callback_failed(error)
         else:
             self._enqueue(data)
-
-    def _flush_now(self) -> None:
-        """Send at once what was just enqueued, unless more than that waits."""
-        data = self._unsent
-        if type(data) is bytes and data:
-            try:
-                sent = self._socket.send(data)
-            except OSError:
-                return  # the flush at the end of the pass tries again, and deals with what is wrong
-            self.bytes_sent += sent
-            self._unsent = data[sent:]
 
     def flush(self) -> None:
         """Send what was written in this pass: for the loop, in step 5 of a pass."""
@@ -359,21 +340,6 @@ class Stream:
         self._unsent = NOTHING_MORE
         self._socket.shutdown(socket.SHUT_WR)
 
-    def _finish(self) -> None:
-        """All is sent and the protocol has closed: say goodbye, and wait for the peer's unless it has come."""
-        if self._peer_has_ended():
-            self._teardown(None)
-            return
-        try:
-            self._linger = Linger(self.loop, self._socket, self.limits, self._linger_over)
-        except OSError:
-            self._teardown(None)
-            return
-        self.state = _LINGERING
-        self._unsent = NOTHING_MORE
-        self._update_interest()
-        self._over(None)
-
     def _io_failed(self, error: OSError) -> None:
         if error.errno in RETRY:
             return
@@ -388,10 +354,7 @@ class Stream:
         self.state = _CLOSED
         if len(self._unsent):
             # The peer must not take what it has got for all there was: it gets a reset, not an orderly end.
-            try:
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            except OSError:
-                pass
+            reset_when_closed(self._socket)
         self._unsent = NOTHING_MORE
         self._rest = b""
         if self._linger is not None:
@@ -404,12 +367,12 @@ class Stream:
 
     # ------------------------------------------------------------------ what follows from it, for the class above
 
-    def _handle_eof(self) -> None:
-        """The peer will send nothing more."""
+    def _message_end(self) -> bytes | None:
+        """What ends a message; None if what was received is always to be handed over whole."""
         raise NotImplementedError
 
-    def _peer_has_ended(self) -> bool:
-        """Whether it has said so."""
+    def _handle_eof(self) -> None:
+        """The peer will send nothing more."""
         raise NotImplementedError
 
     def _callback_failed(self, error: Exception) -> None:
@@ -424,10 +387,6 @@ class Stream:
         """The kernel has been offered what is unsent, and may have taken some or all of it."""
         raise NotImplementedError
 
-    def _linger_over(self, limit: str | None) -> None:
-        """The peer has said goodbye, too, or a limit was hit while it was waited for."""
-        raise NotImplementedError
-
     def _over(self, error: Exception | None) -> None:
         """Nothing more will be received, nor sent."""
         raise NotImplementedError
@@ -435,23 +394,3 @@ class Stream:
     def _gone(self, error: Exception | None) -> None:
         """The descriptor is about to be closed."""
         raise NotImplementedError
-
-
-def as_bytes(data: object, callback: Callable[..., object] | None = None) -> bytes:
-    """Bytes that don't change any more.
-
-    Args:
-        callback: what returned them.
-
-    Raises:
-        CallbackResultError: ``callback`` returned something else than bytes.
-        TypeError: it is something else than bytes, and was not returned by a callback.
-    """
-    if type(data) is bytes:
-        return data
-    try:
-        return memoryview(data).tobytes()  # type: ignore[arg-type]
-    except TypeError:
-        if callback is not None:
-            raise CallbackResultError(callback, data) from None
-        raise TypeError(f"bytes can be written, not {type(data).__name__}: encode text first") from None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import groupby
 
-from evloop.errors import CallbackResultError
+from evloop.net.buffers import as_bytes
 from evloop.net.protocol import Protocol
 from evloop.net.state import State
 from evloop.protocols.lineframer import LineFramer
@@ -62,9 +63,8 @@ class LineProtocol(Protocol):
             connection.batch = outer
         try:
             return b"".join(replies)
-        except TypeError:
-            wrong = next(reply for reply in replies if not isinstance(reply, bytes | bytearray | memoryview))
-            raise CallbackResultError(self.on_line, wrong) from None
+        except TypeError:  # one of them is no bytes: say which
+            return b"".join([as_bytes(reply, on_line) for reply in replies])
 
     def on_overlong_line(self) -> bytes | None:
         """A line of more than `max_line_bytes` has been dropped, in its place among the others."""
@@ -86,7 +86,7 @@ class LineProtocol(Protocol):
     def _deliver(self, lines: list[bytes | None]) -> bytes | None:
         self._lines += len(lines)
         if None not in lines:
-            return self.on_lines(lines) if lines else None  # type: ignore[arg-type]
+            return as_bytes(self.on_lines(lines) or b"", self.on_lines) if lines else None  # type: ignore[arg-type]
         connection = self.connection
         outer = connection.batch
         connection.batch = replies = []
@@ -96,10 +96,12 @@ class LineProtocol(Protocol):
                     if batch is None:
                         connection.count_limit("max-line")
                         reply = self.on_overlong_line()
+                        callback: Callable[..., object] = self.on_overlong_line
                     else:
                         reply = self.on_lines(batch)  # type: ignore[arg-type]
+                        callback = self.on_lines
                     if reply:
-                        replies.append(reply)
+                        replies.append(as_bytes(reply, callback))
                     if connection.closing:
                         return b"".join(replies)
         finally:

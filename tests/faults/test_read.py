@@ -14,27 +14,15 @@ from collections.abc import Callable
 import pytest
 
 from evloop import Protocol
-from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.charcount.session import LineSession, Replies
 from evloop.limits import Limits
 from evloop.net.receiving import RECV_BYTES
 from evloop.protocols.lineframer import LineFramer
 from faults.chunks import MOST_REPLIES_OF_A_TURN, record_chunks
 from faults.processes import SPINNING
-from harness import DEADLINE_S, RunningServer, small_limits, wait_until
+from harness import DEADLINE_S, RunningServer, wait_until
 
 TEXT = "aé字𝄞 naïve\tčau 😀!"
-
-
-@pytest.fixture
-def counting(start) -> Callable[..., object]:
-    """Starts a character-count server in a thread."""
-
-    def start_counting(limits: Limits | None = None, **settings: object):
-        chosen = ServiceSettings(limits=small_limits() if limits is None else limits, **settings)
-        return start(make_server=lambda loop: CharCountServer(loop, chosen))
-
-    return start_counting
 
 
 # ---------------------------------------------------------------------- 8
