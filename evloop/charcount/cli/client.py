@@ -43,7 +43,7 @@ EXIT_OK = 0
 EXIT_SERVER_ERROR = 1  # or what it sent is no reply, or stdout can't be written
 EXIT_CANNOT_CONNECT = 3
 EXIT_TIMEOUT = 4
-EXIT_UNEXPECTED_REPLY = 5
+EXIT_UNEXPECTED_REPLY = 6
 EXIT_INTERRUPTED = 130
 
 _COMMAND = "charcount-client"
@@ -184,7 +184,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Send messages to a charcount-server and show the number of characters of each.",
         epilog="Without TEXT, each line of input is a message. Exit status: 0 fine, 1 the server answered an error or "
         "what is no reply, or stdout cannot be written, 2 wrong usage, 3 cannot connect or connection lost, "
-        "4 no answer in time, 5 the server sent a reply that no message asked for, 130 interrupted.",
+        "4 no answer in time, 6 the server sent a reply that no message asked for, 130 interrupted.",
     )
     parser.add_argument("text", nargs="*", metavar="TEXT", help="a message (put -- before one that begins with -)")
     parser.add_argument("--host", default=DEFAULT_HOST, help="the server's name or address (default: %(default)s)")
