@@ -236,9 +236,7 @@ class Loop:
             raise
 
     def _look_again(self) -> None:
-        """Timers are late, as the process did not run (it was stopped, or its machine was): look at what is ready,
-        before a time-out is judged by what was known before.
-        """
+        """Timers are late, as the process did not run: look at what is ready before a time-out is judged."""
         handlers = self.poller.handlers
         for _ in range(1 + len(handlers) // POLL_MAX_EVENTS):  # one poll returns so many at most, in turn
             for fd, _ in self.poller.poll(0):
