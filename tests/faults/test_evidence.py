@@ -46,7 +46,7 @@ def talks(size: int) -> type[Protocol]:
 @ON_LINUX
 def test_40_slow_reader_lives_while_its_kernel_acknowledges(start):
     """The server's kernel holds 400 KB and takes nothing for much longer than the time-out, as a third must be free."""
-    server = start(talks(2_000_000), small_limits(write_timeout_s=0.6, kernel_unsent_bytes=None))
+    server = start(talks(2_000_000), small_limits(write_timeout_s=1.0, kernel_unsent_bytes=None))
     server.server.listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212_992)
     client = server.connect(receive_buffer=32768)
     connection = server.connection()
@@ -54,29 +54,28 @@ def test_40_slow_reader_lives_while_its_kernel_acknowledges(start):
     began = time.monotonic()
     took, longest_s, took_at = connection.bytes_sent, 0.0, began
     left = 2_000_000
-    while time.monotonic() - began < 1.8:
+    while time.monotonic() - began < 2.5:
         left -= len(client.receive_exactly(4096))
-        time.sleep(0.03)  # that is how slow it is
+        time.sleep(0.04)  # that is how slow it is
         if connection.bytes_sent != took:
             took, took_at = connection.bytes_sent, time.monotonic()
         longest_s = max(longest_s, time.monotonic() - took_at)
-    assert longest_s > 0.65, "the kernel took something all the time: nothing is tested"
+    assert longest_s > 1.1, "the kernel took something all the time: nothing is tested"
     assert client.receive_exactly(left) == b"x" * left
     assert server.limit_hits("write-timeout") == 0
 
 
 @ON_LINUX
 def test_40_slow_reader_is_not_idle_while_the_kernel_holds_all_of_it(start):
-    server = start(talks(200_000), small_limits(idle_timeout_s=0.5, kernel_unsent_bytes=None))
+    server = start(talks(200_000), small_limits(idle_timeout_s=1.0, kernel_unsent_bytes=None))
     server.server.listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212_992)
     client = server.connect(receive_buffer=32768)
     connection = server.connection()
     wait_until(lambda: connection.bytes_sent == 200_000, "the kernel has all of it")
-    began = time.monotonic()
     left = 200_000
-    while time.monotonic() - began < 1.2:
-        left -= len(client.receive_exactly(4096))
-        time.sleep(0.04)
+    for _ in range(24):
+        left -= len(client.receive_exactly(8192))
+        time.sleep(0.05)
     assert server.limit_hits("idle-timeout") == 0
     assert client.receive_exactly(left) == b"x" * left
     assert client.receive_rest() == b""  # and then it is
@@ -225,13 +224,13 @@ class AnswersLong(LineProtocol):
     def on_line(self, line):
         return b"x" * 9_000_000 + b"\\n"
 
-serve(AnswersLong, limits=Limits(max_connections=10, drain_timeout_s=0.5, write_timeout_s=0.5))
+serve(AnswersLong, limits=Limits(max_connections=10, drain_timeout_s=1.2))
 """
 
 
 def test_43_suspended_process_drains_in_the_time_in_which_it_runs(spawn_program):
     server = spawn_program(ANSWERS_LONG)
-    client = server.connect(receive_buffer=8192)
+    client = server.connect(receive_buffer=65536)
     client.send(b"go\n")
     client.receive_exactly(1)
     server.signal(signal.SIGTERM)
@@ -240,7 +239,7 @@ def test_43_suspended_process_drains_in_the_time_in_which_it_runs(spawn_program)
         while True:
             server.connect().close()
     server.stop()
-    time.sleep(0.8)
+    time.sleep(1.4)
     server.resume()
     assert len(client.receive_rest()) == 9_000_000
     client.close()
