@@ -151,7 +151,8 @@ class Loop:
                 except MemoryError:
                     self.waiting = False
                     self._pass_ended = self.clock()
-                    self.memory.make_room()  # what was left undone of the pass is done in the next one
+                    if not self.memory.make_room():
+                        raise  # else what was left undone of the pass is done in the next one
         finally:
             self._running = False
             self._stopping = False
@@ -386,7 +387,6 @@ class Loop:
         """Log an exception with its traceback, unless there are too many like it (see `evloop.ratelimit`)."""
         self._log_safely(ERROR, text, args, error)
         if isinstance(error, MemoryError):
-            self.memory.give_up()
             self.call_soon(self.memory.make_room)
 
     def log_limited(self, level: int, text: str, *args: object) -> None:

@@ -34,22 +34,29 @@ class MemoryReserve:
         self.givers: list[Callable[[], bool]] = []
         self._reserve = bytes(_RESERVE_BYTES)
 
-    def give_up(self) -> None:
-        """The reserve is free from now on, for what an error needs."""
-        self._reserve = b""
+    def make_room(self) -> bool:
+        """After a MemoryError: have something given up, if memory is short at all, and keep a reserve again.
 
-    def make_room(self) -> None:
-        """Have something given up, and keep a reserve again.
-
-        Raises:
-            MemoryError: there is nobody who could.
+        False if there is nobody who could give something up.
         """
-        self.give_up()
-        if not self.givers:
-            raise MemoryError("the loop is out of memory, and nobody is there to give some up")
+        if not is_short():
+            return (
+                True  # something absurdly large was asked for; that has been refused, and nobody else is to pay for it
+            )
+        self._reserve = b""
         try:
-            if not any(giver() for giver in self.givers):
+            if self.givers and not any(giver() for giver in self.givers):
                 time.sleep(_PAUSE_S)
             self._reserve = bytes(_RESERVE_BYTES)
         except MemoryError:
             pass  # it will be tried again when it is missed
+        return bool(self.givers)
+
+
+def is_short() -> bool:
+    """Whether there is less memory to be had than the reserve takes."""
+    try:
+        bytes(_RESERVE_BYTES)
+    except MemoryError:
+        return True
+    return False

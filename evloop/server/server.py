@@ -211,7 +211,10 @@ class Server:
             self.loop.memory.givers.remove(self._make_room)
         on_stopped, self._on_stopped = self._on_stopped, []
         for callback in on_stopped:
-            self.loop.call_soon(callback)  # so that one which raises costs no other
+            try:
+                callback()
+            except Exception as error:
+                self.loop.log_exception(error, "what was to be called when the server has stopped raised")
 
     def totals(self) -> tuple[int, int]:
         """Bytes received and sent since the start, open connections included."""
