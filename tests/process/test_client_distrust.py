@@ -106,7 +106,7 @@ def test_an_endless_server(how, tmp_path):
     path = tmp_path / "replies"
     with answering(b"1\n" * 10_000, forever=True) as port, open(path, "wb") as stdout:
         done = run_client(port, *arguments, input=b"a\n" if how == "pipe" else b"", stdout=stdout)
-    # A chunk is one reply in raw framing; there is no telling that it is more, unless it is there before the next message.
+    # A chunk is one reply in raw framing: no telling that it is more, unless it is there before the next message.
     assert done.returncode in ((6, 0) if how == "classic" else (6,))
     assert path.stat().st_size <= (65_537 if how == "classic" else 0)
 
