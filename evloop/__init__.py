@@ -10,9 +10,10 @@ from evloop._version import __version__
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.core.timers import Timer
-    from evloop.errors import ConnectError, EvloopError, LimitError, ListenError
+    from evloop.errors import ConnectError, EndpointError, EvloopError, LimitError, ListenError
     from evloop.limits import Limits
     from evloop.net.connection import Connection
+    from evloop.net.endpoint import Endpoint, parse_endpoint
     from evloop.net.eventloop import EventLoop
     from evloop.net.protocol import Protocol
     from evloop.net.state import State
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ConnectError",
     "Connection",
+    "Endpoint",
+    "EndpointError",
     "EventLoop",
     "EvloopError",
     "LimitError",
@@ -38,14 +41,16 @@ __all__ = [
     "State",
     "Timer",
     "__version__",
+    "parse_endpoint",
     "serve",
 ]
 
 _MODULES = {
     "net.connection": ("Connection",),
-    "errors": ("ConnectError", "EvloopError", "LimitError", "ListenError"),
+    "errors": ("ConnectError", "EndpointError", "EvloopError", "LimitError", "ListenError"),
     "protocols.lineframer": ("LineFramer",),
     "limits": ("Limits",),
+    "net.endpoint": ("Endpoint", "parse_endpoint"),
     "net.eventloop": ("EventLoop",),
     "net.protocol": ("Protocol",),
     "protocols.lines": ("LineProtocol",),

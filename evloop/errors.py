@@ -59,6 +59,10 @@ class ConnectError(EvloopError):
     """An outgoing connection could not be made. The text is one line that says what happened."""
 
 
+class EndpointError(EvloopError, ValueError):
+    """Text that is no endpoint, or parts of which there can't be one (see `evloop.net.endpoint`), in one line."""
+
+
 class LimitError(EvloopError):
     """A connection was ended because it went over one of the server's limits.
 

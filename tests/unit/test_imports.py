@@ -24,6 +24,7 @@ ORDER = [
     "evloop.core.poller",
     "evloop.core.watchdog",
     "evloop.core.loop",
+    "evloop.net.endpoint",
     "evloop.net.state",
     "evloop.net.receiving",
     "evloop.net.buffers",
@@ -58,6 +59,7 @@ PARTNERS = ("evloop.net.protocol", "evloop.net.connection")
 SANS_IO = [
     "evloop.errors",
     "evloop.core.timers",
+    "evloop.net.endpoint",
     "evloop.net.buffers",
     "evloop.net.receiving",
     "evloop.protocols.lineframer",
