@@ -15,11 +15,15 @@ connection, and is logged.
 from __future__ import annotations
 
 import errno
+import sys
 
 RETRY = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR})
 
-# EINPROGRESS is the answer of a connect that goes on in the background; on Windows it is EWOULDBLOCK.
-CONNECTING = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN, errno.EALREADY})
+# The answers of a connect that goes on in the background; the last one is Windows'. Elsewhere EWOULDBLOCK means that
+# nothing goes on: the queue of a Unix socket's listener is full, or there is no local port left.
+CONNECTING = frozenset(
+    {errno.EINPROGRESS, errno.EALREADY, errno.EINTR} | ({errno.EWOULDBLOCK} if sys.platform == "win32" else set())
+)
 
 DISCONNECTED = frozenset(
     {

@@ -7,7 +7,7 @@ class Limits:
     """The limits of a server and of each of its connections. Immutable; sizes in bytes, times in seconds.
 
     A time-out of None is off. Time-outs are never early; they are found by a sweep over all connections, so they can
-    be late by up to a quarter of their length, at most 2 s (see `evloop.server.sweeper`).
+    be late by up to a quarter of their length, at most 2 s (see `evloop.net.sweeper`).
 
     Raises:
         ValueError: a value that makes no sense; the text names the field.

@@ -42,7 +42,11 @@ from evloop.ratelimit import LimitedLogger
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from typing import Any, Protocol, Self
+    from typing import Any, Protocol, Self, TypeVar
+
+    from evloop.core.threads import ThreadPool
+
+    T = TypeVar("T")
 
     class Flushable(Protocol):
         """Something that collects what is written and sends it when it is asked to."""
@@ -118,6 +122,7 @@ class Loop:
         self._closed = False
         self._signals: dict[int, tuple[Any, Any]] = {}  # signal number -> what handles it, and what did before
         self._old_wakeup_fd: int | None = None
+        self._threads: ThreadPool | None = None
         self._wakeup_reader, self._wakeup_writer = socket.socketpair()
         self._wakeup_reader.setblocking(False)
         self._wakeup_writer.setblocking(False)
@@ -258,6 +263,8 @@ class Loop:
         if self._closed:
             return
         self._closed = True
+        if self._threads is not None:
+            self._threads.close()
         for signum in list(self._signals):
             self.remove_signal_handler(signum)
         for sock in self._closing:
@@ -291,6 +298,23 @@ class Loop:
         """Like `call_soon`, from any thread: wakes the loop up."""
         self._calls.append((callback, args))
         self._wake_up()
+
+    def run_in_thread(
+        self,
+        function: Callable[..., T],
+        *args: Any,
+        on_done: Callable[[T], object] | None = None,
+        on_error: Callable[[BaseException], object] | None = None,
+    ) -> Cancellable:
+        """Call ``function(*args)`` in a thread, then ``on_done`` or ``on_error`` in the loop, unless this is cancelled.
+
+        Without ``on_error`` what it raises is logged. Neither `stop` nor `close` waits for it.
+        """
+        if self._threads is None:
+            from evloop.core.threads import ThreadPool  # here, as loading it would slow down every start
+
+            self._threads = ThreadPool(self.call_soon_threadsafe, self.log_exception)
+        return self._threads.run(function, args, on_done, on_error)
 
     def _wake_up(self) -> None:
         try:
@@ -350,11 +374,13 @@ class Loop:
     def connect(
         self,
         protocol: Any,
-        host: str,
-        port: int,
+        host: Any,
+        port: int | None = None,
         *,
         timeout_s: float | None = 10.0,
         limits: Limits | None = None,
+        source_address: tuple[str, int] | None = None,
+        enforce_timeouts: bool = False,
     ) -> Cancellable:
         """Open an outgoing connection. Made by `evloop.net.eventloop.EventLoop`, the loop that programs use."""
         raise NotImplementedError("this loop only waits: use evloop.EventLoop")

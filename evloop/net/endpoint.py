@@ -121,7 +121,10 @@ class UnixEndpoint(Endpoint):
             raise EndpointError("tls: comes before unix: (a path that begins like that is written ./tls:)")
         if path.startswith("//"):  # as in unix:///run/x, by those who think of URLs; it is the same path
             path = "/" + path.lstrip("/")
-        size = len(os.fsencode(path))
+        try:
+            size = len(os.fsencode(path))
+        except UnicodeEncodeError as error:
+            raise EndpointError(f"a path can't hold {path[error.start]!a} in this locale") from None
         if size > MAX_UNIX_PATH_BYTES:
             raise EndpointError(
                 f"the path of a Unix socket can have {MAX_UNIX_PATH_BYTES} bytes, this one has {size}: take a shorter "

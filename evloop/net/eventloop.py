@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from evloop.core.loop import Loop
+from evloop.errors import EndpointError
 from evloop.limits import Limits
+from evloop.net.connection import Connection
 from evloop.net.connector import Connector
+from evloop.net.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, parse_endpoint
 from evloop.net.protocol import Protocol
+from evloop.net.resolver import literal_addresses
+from evloop.net.sweeper import Sweeper
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from evloop.net.resolver import Address
 
 
 class EventLoop(Loop):
@@ -14,26 +23,112 @@ class EventLoop(Loop):
     All that it does but `connect` is inherited, and described there; the core does not know what a connection is.
     """
 
+    _timeouts: _Timeouts | None = None  # made when it is needed
+
     def connect(
         self,
         protocol: Protocol,
-        host: str,
-        port: int,
+        host: str | Endpoint,
+        port: int | None = None,
         *,
         timeout_s: float | None = 10.0,
         limits: Limits | None = None,
+        source_address: tuple[str, int] | None = None,
+        enforce_timeouts: bool = False,
     ) -> Connector:
-        """Open a connection to ``host:port`` and hand it to ``protocol``.
+        """Open a connection and hand it to ``protocol``. Never blocks.
 
         Its ``on_connect`` is called once it is open, its ``on_connect_error`` if it can't be opened: never before this
-        returns. A name is looked up at once, which blocks; pass an address to avoid it. If it has several
-        addresses they are tried in turn, each for ``timeout_s``.
+        returns. What is written to ``protocol.connection`` before that is kept, and sent first. A name is looked up in
+        a thread; if it has several addresses they race (see `evloop.net.connector`).
 
         Args:
-            limits: its sizes bound the connection. Its time-outs don't, they are for a server's clients: an owner of an
-                outgoing connection knows better what to wait for, and uses `call_later`.
+            host, port: a name or an address, and a port; or in one argument an endpoint, or its text
+                (``"[::1]:80"``, ``"unix:/run/x"``: see `evloop.net.endpoint`).
+            timeout_s: for all of it, the look-up included.
+            limits: its sizes bound the connection; its time-outs only if ``enforce_timeouts``.
+            source_address: the address and port of this machine to connect from; port 0 for any.
+            enforce_timeouts: end the connection by the ``idle_timeout_s``, ``message_timeout_s`` and
+                ``write_timeout_s`` of ``limits``, as a server does. Otherwise none of them does: an owner of an
+                outgoing connection often knows better what to wait for, and uses `call_later`.
 
         Returns:
             the attempt, which can be cancelled.
+
+        Raises:
+            ValueError: there can't be an endpoint or a source address like that.
         """
-        return Connector(self, protocol, host, port, timeout_s, Limits() if limits is None else limits)
+        endpoint = _endpoint(host, port)
+        limits = Limits() if limits is None else limits
+        if enforce_timeouts and self._timeouts is None:
+            self._timeouts = _Timeouts(self)
+        timeouts = self._timeouts if enforce_timeouts else None
+        return Connector(
+            self,
+            protocol,
+            endpoint,
+            timeout_s=timeout_s,
+            limits=limits,
+            source=None if source_address is None else _source(source_address, endpoint),
+            on_opening=None if timeouts is None else timeouts.add,
+            on_closed=None if timeouts is None else timeouts.forget,
+        )
+
+
+def _endpoint(host: str | Endpoint, port: int | None) -> TcpEndpoint | UnixEndpoint:
+    """What `EventLoop.connect` was asked to connect to, if that can be."""
+    if port is None:
+        endpoint = parse_endpoint(host) if isinstance(host, str) else host
+    elif isinstance(host, str):
+        endpoint = TcpEndpoint(host, port)
+    else:
+        raise EndpointError(f"{host} says all that is needed: give no port beside it")
+    if isinstance(endpoint, TcpEndpoint) and not endpoint.host:
+        raise EndpointError(f"cannot connect to {endpoint}: only who listens can leave out the host")
+    if not isinstance(endpoint, TcpEndpoint | UnixEndpoint):
+        raise EndpointError(f"cannot connect to {endpoint}: only who listens can be given a socket")
+    if endpoint.tls:
+        raise EndpointError(f"cannot connect to {endpoint}: this loop speaks no TLS")
+    return endpoint
+
+
+def _source(source_address: tuple[str, int], endpoint: Endpoint) -> Address:
+    """What `Connector` wants for the local address that a user names.
+
+    Raises:
+        ValueError: it is not an address and a port, or the endpoint can't be connected to from one.
+    """
+    if isinstance(endpoint, UnixEndpoint):
+        raise ValueError(f"source_address is for TCP, and {endpoint} is not")
+    host, port = source_address if isinstance(source_address, tuple) else (source_address, 0)
+    addresses = literal_addresses(host, port)
+    if addresses is None:
+        raise ValueError(f"source_address wants an address of this machine and a port (0 for any), got {host!r}")
+    return addresses[0]
+
+
+class _Timeouts:
+    """The time-outs of connections that no server looks after: one sweep for all that have the same limits."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._groups: dict[Limits, tuple[Sweeper, dict[Connection, None]]] = {}
+
+    def add(self, connection: Connection) -> None:
+        """Look after it from now on."""
+        group = self._groups.get(connection.limits)
+        if group is None:
+            connections: dict[Connection, None] = {}
+            group = self._groups[connection.limits] = Sweeper(self._loop, connections, connection.limits), connections
+        group[1][connection] = None
+
+    def forget(self, connection: Connection, error: Exception | None) -> None:
+        """It is over. No sweep and no timer is left behind by the last one. Safe to call twice."""
+        group = self._groups.get(connection.limits)
+        if group is not None:
+            sweeper, connections = group
+            connections.pop(connection, None)
+            sweeper.forget(connection)
+            if not connections:
+                sweeper.stop()
+                del self._groups[connection.limits]
