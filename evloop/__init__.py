@@ -10,7 +10,7 @@ from evloop._version import __version__
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.core.timers import Timer
-    from evloop.errors import ConnectError, EndpointError, EvloopError, LimitError, ListenError
+    from evloop.errors import CallbackResultError, ConnectError, EndpointError, EvloopError, LimitError, ListenError
     from evloop.limits import Limits
     from evloop.net.connection import Connection
     from evloop.net.endpoint import Endpoint, parse_endpoint
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evloop.server.stats import ServerStats
 
 __all__ = [
+    "CallbackResultError",
     "ConnectError",
     "Connection",
     "Endpoint",
@@ -47,7 +48,7 @@ __all__ = [
 
 _MODULES = {
     "net.connection": ("Connection",),
-    "errors": ("ConnectError", "EndpointError", "EvloopError", "LimitError", "ListenError"),
+    "errors": ("CallbackResultError", "ConnectError", "EndpointError", "EvloopError", "LimitError", "ListenError"),
     "protocols.lineframer": ("LineFramer",),
     "limits": ("Limits",),
     "net.endpoint": ("Endpoint", "parse_endpoint"),

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
 
 RETRY = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR})
 
@@ -65,6 +66,19 @@ class ConnectError(EvloopError):
 
 class EndpointError(EvloopError, ValueError):
     """Text that is no endpoint, or parts of which there can't be one (see `evloop.net.endpoint`), in one line."""
+
+
+class CallbackResultError(EvloopError, TypeError):
+    """A callback returned something that can't be sent. The text says what, and what to return instead."""
+
+    def __init__(self, callback: Callable[..., object], result: object) -> None:
+        name = getattr(callback, "__qualname__", repr(callback))
+        if hasattr(result, "send") and hasattr(result, "close"):
+            result.close()  # a coroutine: nobody will await it, and nobody needs to be told so a second time
+            super().__init__(f"{name} is async: make it a plain function that returns bytes or None")
+        else:
+            advice = "encode it" if isinstance(result, str) else "return bytes or None"
+            super().__init__(f"{name} returned {type(result).__name__}, not bytes: {advice}")
 
 
 class LimitError(EvloopError):

@@ -33,9 +33,9 @@ class Limits:
         self,
         *,
         # Unsent bytes above which a connection is no longer read. Big enough that a socket whose buffer is full gets a
-        # full send's worth when it drains, small enough that 10,000 slow readers cost some 640 MB. (To it come the
-        # replies to the chunk that was received last: 32 KiB as a rule, see `evloop.net.receiving`, and 0.9 MB once for
-        # who does his worst.)
+        # full send's worth when it drains, small enough that 10,000 slow readers cost some 640 MB. To it come the
+        # replies of one turn: 16 KiB and those to one piece, 150 KiB for who does his worst (`evloop.net.receiving`);
+        # and what was received and has to wait for its turn, 64 KiB at most.
         high_water_bytes: int = 65536,
         # Unsent bytes at which it is read again. Well below the high mark, so that it does not flap between the two.
         low_water_bytes: int = 16384,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import sys
 from collections.abc import Callable
 
 from evloop.core.poller import WRITE
 from evloop.core.timers import Timer
 from evloop.errors import CONNECTING, RETRY
-from evloop.net.sockets import peer_text
+from evloop.net.sockets import peer_text, reset_when_closed
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -27,9 +26,6 @@ _RETRY_S = 0.01
 # Linux: choose the local port when the other end is known. Else one for each connection is taken away from all other
 # ends, and 28,000 connections from an address are all there can be.
 _BIND_ADDRESS_NO_PORT = 24 if sys.platform == "linux" else None
-
-# For SO_LINGER: on, with no time.
-_RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class Attempt:
@@ -111,7 +107,7 @@ class Attempt:
             if peer == self.socket.getsockname():
                 # The kernel chose the local port that was to be connected to, as nobody listens there, and connected
                 # the socket to itself. Nothing must be left of it, or who wants to listen finds the port taken.
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                reset_when_closed(self.socket)
                 self._on_failed(self, os.strerror(errno.ECONNREFUSED))
                 return
             self.peer = peer_text(peer)

@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from evloop.errors import CallbackResultError
+
 # How much one send is offered; a socket rarely takes more at once while its reader is slow. A piece of at least this
 # size is queued as it is, without a copy.
 BLOCK_BYTES = 65536
@@ -112,3 +114,23 @@ class NothingMore(SendQueue):
 
 
 NOTHING_MORE = NothingMore()
+
+
+def as_bytes(data: object, callback: Callable[..., object] | None = None) -> bytes:
+    """Bytes that don't change any more.
+
+    Args:
+        callback: what returned them.
+
+    Raises:
+        CallbackResultError: ``callback`` returned something else than bytes.
+        TypeError: it is something else than bytes, and was not returned by a callback.
+    """
+    if type(data) is bytes:
+        return data
+    try:
+        return memoryview(data).tobytes()  # type: ignore[arg-type]
+    except TypeError:
+        if callback is not None:
+            raise CallbackResultError(callback, data) from None
+        raise TypeError(f"bytes can be written, not {type(data).__name__}: encode text first") from None

@@ -27,6 +27,8 @@ class Protocol:
         wants_whole_chunks: receive 64 KiB at a time from the first byte on. Otherwise a connection begins with less and
             takes more as it fills that: cheaper for short messages, and the same to all who don't care how a stream is
             cut.
+        message_end: bytes that end a message, or nothing. Many short messages are delivered in several pieces, so that
+            nobody waits for long; with this, a long one is not (see `evloop.net.receiving`).
     """
 
     # Without a dict unless a subclass has one, which it has as soon as it doesn't declare __slots__ itself.
@@ -34,14 +36,24 @@ class Protocol:
 
     keep_half_open = False
     wants_whole_chunks = False
+    message_end = b""
     connection: Connection
+
+    def __getattr__(self, name: str) -> object:
+        # Only called for what isn't there.
+        if name == "connection":
+            raise AttributeError(f"this {type(self).__name__} has no connection yet: it has one from on_connect on")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def on_connect(self) -> bytes | None:
         """The connection is open."""
         return None
 
     def on_data(self, data: bytes) -> bytes | None:
-        """Bytes have arrived: at least one, at most 64 KiB, cut wherever the network liked."""
+        """Bytes have arrived: at least one, at most 64 KiB, cut wherever the network liked.
+
+        What arrived at once may come in several calls, the last of them in later passes of the loop.
+        """
         return None
 
     def data_handler(self) -> Callable[[bytes], bytes | None]:
@@ -52,20 +64,29 @@ class Protocol:
         return self.on_data
 
     def on_eof(self) -> bytes | None:
-        """The peer will send nothing more (it may still read)."""
+        """The peer will send nothing more (it may still read).
+
+        The connection is closed when what is unsent has left, unless `keep_half_open` is set or `Connection.hold` says
+        that an answer is still owed.
+        """
         return None
 
     def on_high_water(self) -> None:
         """More is unsent than `Limits.high_water_bytes`: whoever produces data on their own should pause.
 
-        Reading from the peer is paused meanwhile, without the protocol's help.
+        Unsent is what the kernel did not take when it was offered, which happens at the end of each pass of the loop.
+        What it takes whole tells nobody, however much that is; who wants to know within a pass what is still to be
+        offered looks at `Connection.unsent_bytes`. Reading from the peer is paused meanwhile, without the protocol's
+        help.
         """
 
     def on_low_water(self) -> None:
-        """What was unsent has left but for `Limits.low_water_bytes`: produce again."""
+        """No more than `Limits.low_water_bytes` is unsent any more: produce again."""
 
     def on_close(self, error: Exception | None) -> None:
         """The connection is over: called exactly once for each `on_connect`.
+
+        That is so when all that was written has been given to the kernel, which may go on to deliver it.
 
         Args:
             error: None when it was closed in order; else why it was not: an OSError (reset by the peer, say), a

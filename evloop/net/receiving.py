@@ -1,14 +1,19 @@
-"""How much to receive at once: the size of a turn.
+"""How much to receive at once, and how much of that to deal with in one turn.
 
 Theory of operation
 -------------------
-A connection is given one receive for each turn, so the size of a receive decides two things. The larger, the fewer
-system calls for who sends much. And the larger, the longer everybody else waits: 64 KiB can be one message or 65,536
-empty ones, nanoseconds of work or tens of milliseconds. What stands for the work is how much is said in reply.
+A connection has one turn in each pass of the loop, and everybody else waits until it is over. What a turn costs is not
+told by its bytes: 64 KiB can be a piece of one message or 65,536 empty ones, nanoseconds of work or tens of
+milliseconds. So three things bound it:
 
-So a connection begins small, and what it may send in one turn grows while it makes use of that, but stops before the
-replies to a turn would exceed a bound. A peer that gets there all the same, by sending big messages first and tiny ones
-then, is received in small portions from then on.
+* A receive begins small and grows while the peer fills it: few system calls for who sends much, and the least memory
+  for who doesn't.
+* What was received is given to the protocol in pieces (`piece_end`) of which none can be much work, however bad it is.
+* After each piece the turn is over if it has taken `TURN_S`, or if the replies to it are more than
+  `MAX_TURN_REPLY_BYTES`. The rest of what was received waits for the next pass; meanwhile nothing is received.
+
+A long message is not cut up: bytes without the end of a message in them are cheap, so a protocol that names what ends
+its messages gets all of a long one at once.
 """
 
 from __future__ import annotations
@@ -19,30 +24,42 @@ RECV_BYTES = 65536
 # The least, to begin with. With its header this is just what CPython's own allocator handles (512 bytes), which makes a
 # receive 0.1 us cheaper than malloc does; most messages are short.
 FIRST_RECV_BYTES = 479
-# How much more the next one takes when one was filled.
+# How much more the next one takes when one was filled, and less when not all of it could be dealt with in one turn.
 _GROWTH = 8
-# A receive that got no more than this, and not all that was asked for, is not looked at: it takes a long reply to each
-# byte to make that much work.
-LARGE_RECV_BYTES = 2048
-# What the replies to one receive should not exceed: a millisecond of work where it is ten nanoseconds for a byte.
-MAX_TURN_REPLY_BYTES = 32768
-# For who exceeded it: never enough to be considered for growth again.
-WARY_RECV_BYTES = FIRST_RECV_BYTES - 1
+
+# What is dealt with without looking at the clock: so little that the worst of it takes some tenths of a millisecond.
+PIECE_BYTES = 4096
+# A piece takes in a rest of up to this, as each one costs 2 us: 256 messages of 32 bytes are one piece.
+_REST_BYTES = PIECE_BYTES * 3 // 2
+MAX_PIECE_BYTES = PIECE_BYTES + _REST_BYTES
+# A turn that has taken longer than this is over.
+TURN_S = 0.00025
+# A turn with more bytes to be sent than this is over.
+MAX_TURN_REPLY_BYTES = 16384
 
 
-def next_recv_bytes(asked: int, received: int, replied: int) -> int:
-    """What the next receive takes.
+def larger_recv_bytes(asked: int) -> int:
+    """What the next receive takes at most, after one that took all it was allowed to."""
+    return min(asked * _GROWTH, RECV_BYTES)
 
-    To be called where it can matter: when at least `FIRST_RECV_BYTES` were received, and these were all that was asked
-    for; or when more than `LARGE_RECV_BYTES` were, and the replies are over the bound.
+
+def smaller_recv_bytes(asked: int) -> int:
+    """What the next receive takes at most, after a turn that was over before all was dealt with."""
+    return max(asked // _GROWTH, FIRST_RECV_BYTES)
+
+
+def piece_end(data: bytes, start: int, message_end: bytes) -> int:
+    """Where the piece of ``data`` ends that begins at ``start``.
+
+    It has `PIECE_BYTES`, or up to `MAX_PIECE_BYTES` if that is all there is, and what belongs to the message in which
+    it would end.
 
     Args:
-        asked: what this one took at most.
-        received: how much it got.
-        replied: how much was said in reply.
+        message_end: what ends a message; empty if pieces may be cut anywhere.
     """
-    if replied > MAX_TURN_REPLY_BYTES:
-        return WARY_RECV_BYTES
-    if received == asked and replied * _GROWTH <= MAX_TURN_REPLY_BYTES:
-        return min(asked * _GROWTH, RECV_BYTES)
-    return asked
+    end = start + PIECE_BYTES
+    if message_end and end < len(data):
+        end = data.find(message_end, end - len(message_end)) + len(message_end)
+        if end < len(message_end):  # not found
+            return len(data)
+    return end if end + _REST_BYTES < len(data) else len(data)

@@ -1,4 +1,4 @@
-"""What a connection of the service received at once, and what came of it."""
+"""What a connection of the service dealt with in each of its turns, and what came of it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from typing import NamedTuple
 
 from evloop import Connection
 from evloop.charcount.server import CharCountProtocol
+from evloop.net.receiving import MAX_PIECE_BYTES, MAX_TURN_REPLY_BYTES
 from harness import RunningServer
+
+# The replies that end a turn, and those to one more piece: the worst are the errors to messages of one invalid byte.
+MOST_REPLIES_OF_A_TURN = MAX_TURN_REPLY_BYTES + MAX_PIECE_BYTES // len(b"\xff\n") * len(b"ERR invalid-utf8 at byte 0\n")
 
 
 class Chunk(NamedTuple):
-    """One receive: the pass of the loop, bytes received, bytes of the replies, and what was unsent before them."""
+    """One turn: the pass of the loop, bytes dealt with, bytes of the replies, and what was unsent before them."""
 
     in_pass: int
     received: int
@@ -19,7 +23,7 @@ class Chunk(NamedTuple):
 
 
 def record_chunks(server: RunningServer, connection: Connection) -> list[Chunk]:
-    """From now on, what this connection receives; the list grows."""
+    """From now on, the turns of this connection; the list grows."""
     chunks: list[Chunk] = []
     protocol = connection.protocol
     assert isinstance(protocol, CharCountProtocol)
@@ -27,7 +31,11 @@ def record_chunks(server: RunningServer, connection: Connection) -> list[Chunk]:
 
     def feed_and_record(data: bytes) -> bytes:
         reply = feed(data)
-        chunks.append(Chunk(server.loop.passes, len(data), len(reply), connection.unsent_bytes))
+        chunk = Chunk(server.loop.passes, len(data), len(reply), connection.unsent_bytes)
+        if chunks and chunks[-1].in_pass == chunk.in_pass:
+            last = chunks.pop()
+            chunk = Chunk(last.in_pass, last.received + len(data), last.replied + len(reply), last.unsent_before)
+        chunks.append(chunk)
         return reply
 
     server.call(connection.set_data_handler, feed_and_record)

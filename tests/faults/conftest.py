@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from evloop import Limits
+from evloop.charcount.server import CharCountServer, ServiceSettings
 from faults.processes import Process, cpu_share, start_server
-from harness import RunningServer
+from harness import RunningServer, small_limits
 
 
 @pytest.fixture
@@ -53,3 +55,14 @@ def loop_cpu_share() -> Callable[[RunningServer], float]:
         return cpu_share(lambda: time.clock_gettime(clock))
 
     return share
+
+
+@pytest.fixture
+def counting(start) -> Callable[..., object]:
+    """Starts a character-count server in a thread."""
+
+    def start_counting(limits: Limits | None = None, **settings: object):
+        chosen = ServiceSettings(limits=small_limits() if limits is None else limits, **settings)
+        return start(make_server=lambda loop: CharCountServer(loop, chosen))
+
+    return start_counting

@@ -85,11 +85,15 @@ class Script(Protocol):
         if ABORT in data:
             self.connection.abort()
             return b"must never be sent"
+        if self.connection.state is State.HALF_CLOSED:
+            return None  # we have said that nothing more will come
         self.written += data
         return data
 
-    def on_eof(self) -> bytes:
+    def on_eof(self) -> bytes | None:
         self.events.append("eof")
+        if self.connection.state is not State.HALF_OPEN:
+            return None
         self.written += b"bye"
         return b"bye"
 
@@ -134,6 +138,7 @@ class Life(RuleBasedStateMachine):
         self.peer_ended = False  # has sent FIN
         self.peer_gone = False
         self.peer_saw_end = False
+        self.owed = 0  # answers
         self.connection = Connection(
             self.loop,
             self.socket,  # type: ignore[arg-type]
@@ -249,7 +254,7 @@ class Life(RuleBasedStateMachine):
         if self.gentle and self.connection.unsent_bytes > 60_000:
             return  # the hard cap is fatal, too
         data = pattern(len(self.protocol.written), size)
-        if not self.connection.closing:
+        if self.connection.state in (State.OPEN, State.HALF_OPEN):
             self.protocol.written += data
         self.connection.write(data)
         self.loop_runs(passes)
@@ -268,6 +273,25 @@ class Life(RuleBasedStateMachine):
     @rule()
     def owner_drains(self) -> None:
         self.connection.drain()
+
+    @precondition(lambda self: self.may_end)
+    @rule()
+    def owner_ends_its_output(self) -> None:
+        self.connection.write_eof()
+
+    @rule()
+    def owner_owes_an_answer(self) -> None:
+        self.connection.hold()
+        self.owed += 1
+
+    @precondition(lambda self: self.owed > 0)
+    @rule(answer=st.binary(max_size=100))
+    def owner_answers(self, answer: bytes) -> None:
+        self.owed -= 1
+        if self.connection.state in (State.OPEN, State.HALF_OPEN):
+            self.protocol.written += answer
+        self.connection.write(answer)
+        self.connection.release()
 
     @rule()
     def owner_pauses(self) -> None:
@@ -293,12 +317,14 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def teardown_happens_exactly_once(self) -> None:
+        assert self.connection.is_legal, self.connection
         closed = self.connection.state is State.CLOSED
-        assert self.protocol.events.count("close") == closed
+        over = closed or self.connection.state is State.LINGERING
+        assert self.protocol.events.count("close") == over
         assert self.protocol.events.count("eof") <= 1
         assert len(self.closed_calls) == closed
         assert self.socket.closes <= closed
-        if closed:
+        if over:
             assert self.protocol.events[-1] == "close"
             assert self.connection.unsent_bytes == 0
 

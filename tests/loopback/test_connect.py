@@ -244,6 +244,7 @@ def test_many_connections_at_once(start, loop):
     assert protocol.events.count("connect") == 100
     assert len(protocol.received()) == 100
     server.wait_empty()
+    run_until(loop, lambda: len(loop.poller.handlers) == 1, "the last descriptors closed")
 
 
 def test_a_client_and_its_server_in_one_loop(loop, listener):

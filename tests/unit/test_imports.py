@@ -33,6 +33,7 @@ ORDER = [
     "evloop.net.sockets",
     "evloop.net.linger",
     "evloop.net.protocol",
+    "evloop.net.stream",
     "evloop.net.connection",
     "evloop.net.sweeper",
     "evloop.net.resolver",
