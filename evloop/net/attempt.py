@@ -93,8 +93,6 @@ class Attempt:
             except OSError as error:
                 self._on_failed(self, error.strerror or str(error))
                 return
-            if self._retry is not None:
-                return
         code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self._on_failed(self, os.strerror(code))

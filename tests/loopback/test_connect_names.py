@@ -230,6 +230,21 @@ def test_a_silent_address_is_waited_for_when_the_others_refuse(names):
     assert protocol.events == [("connect error", "cannot connect to half.example:7: no answer in 5 s")]
 
 
+def test_after_one_that_refuses_the_next_but_one_has_to_wait(names):
+    clock = Clock()
+    with EventLoop(clock=clock) as loop, silent_listener("0.0.0.0") as silent:
+        silents = [(f"127.0.0.{number}", silent.getsockname()[1]) for number in (1, 2, 3)]
+        names.add("many.example", silents[0], ("127.0.0.1", closed_port()), *silents[1:])
+        attempt = loop.connect(recorder()(), "many.example", 7)
+        look_up(loop, names)
+        clock.now += ATTEMPT_DELAY_S
+        passes_until(loop, lambda: len(loop.poller.handlers) == 3)  # the second one refused, the third one has begun
+        run_pass(loop)
+        assert loop.timers == 2, "the time-out, and one for the fourth"
+        attempt.cancel()
+        run_pass(loop)
+
+
 def test_the_time_out_is_for_all_addresses_together(names):
     clock = Clock()
     with EventLoop(clock=clock) as loop, silent_listener("0.0.0.0") as silent:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -361,7 +363,7 @@ def test_whatever_else_is_wanted_of_it_is_a_clear_error(loop):
 def test_the_poller_can_watch_no_more_when_it_is_there(loop, listener, monkeypatch):
     """What was written is not sent on a socket that is closed already."""
     protocol = recorder()()
-    loop.connect(protocol, *listener.getsockname())
+    loop.connect(protocol, *listener.getsockname(), enforce_timeouts=True)
     protocol.connection.write(b"x")
     run_pass(loop)
 
@@ -373,6 +375,7 @@ def test_the_poller_can_watch_no_more_when_it_is_there(loop, listener, monkeypat
         while loop.poller.handlers.keys() - {loop._wakeup_reader.fileno()}:
             run_pass(loop)
     assert error_of(loop, protocol).endswith("No space left on device")
+    assert loop.timers == 0
 
 
 # ---------------------------------------------------------------------- time-outs
@@ -420,6 +423,25 @@ def test_connections_with_the_same_limits_share_a_sweep(loop, listener):
     assert loop.timers == 0
 
 
+def test_the_sweep_forgets_who_is_gone(loop, listener):
+    limits = Limits(message_timeout_s=0.08)
+    both = [recorder(Slow)(), recorder()()]
+    for protocol in both:
+        loop.connect(protocol, *listener.getsockname(), limits=limits, enforce_timeouts=True)
+    run_until(loop, lambda: all(protocol.events for protocol in both))
+    gone = weakref.ref(both[0].connection.socket)
+    swept = []
+    loop.call_later(0.03, swept.append, 1)
+    run_until(loop, lambda: swept)  # the sweep has seen its unfinished message
+    assert both[0].events == ["connect"]
+    both.pop(0).connection.abort()
+    run_pass(loop)
+    gc.collect()
+    assert gone() is None
+    both[0].connection.abort()
+    run_pass(loop)
+
+
 def test_a_connection_that_can_not_be_used_leaves_no_sweep(loop, listener, logged):
     logged.expect("its protocol could not be used")
 
@@ -434,9 +456,6 @@ def test_a_connection_that_can_not_be_used_leaves_no_sweep(loop, listener, logge
 
 
 def test_a_protocol_without_a_connection_is_not_kept_alive(loop):
-    import gc
-    import weakref
-
     class Plain(Protocol):
         __slots__ = ("__weakref__",)
 
