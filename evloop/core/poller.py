@@ -32,6 +32,9 @@ Handler = Callable[[], None]
 SELECT_MAX_FD = 1024
 SELECT_MAX_SOCKETS_WINDOWS = 512
 
+# How many descriptors one poll tells of at most: epoll's default in Python. The others have their turn in the next one.
+POLL_MAX_EVENTS = 1023
+
 
 class Poller:
     """Handlers by descriptor, over one selector.
@@ -58,6 +61,8 @@ class Poller:
             # time-out up to its resolution of 1 ms, so a timer is never early and never spins.
             self._epoll = select.epoll.fromfd(os.dup(self._selector.fileno()))
             self.poll = self._epoll.poll
+            if sys.implementation.name == "pypy":
+                self.poll = self._poll_epoll_of_pypy
 
     @property
     def name(self) -> str:
@@ -84,7 +89,11 @@ class Poller:
             if taken >= (self.capacity or 0):
                 raise OSError(errno.EMFILE, f"select() cannot watch more than {self.capacity} descriptors")
         self._selector.register(fd, events)
-        self.handlers[fd] = handler
+        try:
+            self.handlers[fd] = handler
+        except MemoryError:
+            self._selector.unregister(fd)  # watched and without a handler, it would be reported for ever
+            raise
 
     def watch(self, fd: int, events: int, handler: Handler) -> None:
         """Bring what is watched of ``fd`` to ``events`` and ``handler``, whatever it was before.
@@ -102,12 +111,17 @@ class Poller:
             try:
                 self._selector.modify(fd, events)
             except OSError:
-                del self.handlers[fd]  # the selector has forgotten it, too
+                del self.handlers[fd]  # the selector has forgotten it, too; the kernel has not, until it is closed
                 raise
             self.handlers[fd] = handler
         else:
             del self.handlers[fd]
             self._selector.unregister(fd)
+
+    def _poll_epoll_of_pypy(self, timeout_s: float | None) -> list[tuple[int, Any]]:
+        # There None, for ever, is a TypeError, which would end a loop that has no timers.
+        assert self._epoll is not None
+        return self._epoll.poll(-1 if timeout_s is None else timeout_s)
 
     def _poll_selector(self, timeout_s: float | None) -> list[tuple[int, Any]]:
         return [(key.fd, events) for key, events in self._selector.select(timeout_s)]

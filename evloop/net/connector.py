@@ -217,8 +217,7 @@ class Connector:
         sock = attempt.socket
         connection: Connection | None = None
         try:
-            if attempt.family != UNIX:
-                set_stream_options(sock)
+            set_stream_options(sock)
             connection = Connection(self.loop, sock, attempt.peer or self.peer, protocol, self.limits, self._on_closed)
             if self._on_opening is not None:
                 self._on_opening(connection)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from evloop.core.loop import Loop
 from evloop.errors import EndpointError
 from evloop.limits import Limits
@@ -14,16 +16,54 @@ from evloop.net.sweeper import Sweeper
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    from evloop.core.loop import Cancellable
+    from evloop.core.threads import ThreadPool
     from evloop.net.resolver import Address
+
+    T = TypeVar("T")
 
 
 class EventLoop(Loop):
     """A single-threaded event loop. Use it as a context manager, or `close` it.
 
-    All that it does but `connect` is inherited, and described there; the core does not know what a connection is.
+    All that it does but `connect` and `run_in_thread` is inherited, and described there: the core only waits.
     """
 
-    _timeouts: _Timeouts | None = None  # made when it is needed
+    _timeouts: _Timeouts | None = None  # both are made when they are needed
+    _threads: ThreadPool | None = None
+
+    def run_in_thread(
+        self,
+        function: Callable[..., T],
+        *args: Any,
+        on_done: Callable[[T], object] | None = None,
+        on_error: Callable[[BaseException], object] | None = None,
+    ) -> Cancellable:
+        """Call ``function(*args)``, which blocks, in a thread; what it returns or raises comes back as a call.
+
+        There are few threads, which end when they have nothing more to do (see `evloop.core.threads`). The function may
+        use nothing of this loop but `call_soon_threadsafe`. Neither `stop` nor `close` waits for it.
+
+        Args:
+            on_done: called in the loop with what it returned.
+            on_error: called in the loop with what it raised. Default: that is logged.
+
+        Returns:
+            what can be cancelled: then neither is called.
+        """
+        if self._threads is None:
+            from evloop.core.threads import ThreadPool  # here, as loading it would slow down every start
+
+            self._threads = ThreadPool(self.call_soon_threadsafe, self.log_exception)
+        return self._threads.run(function, args, on_done, on_error)
+
+    def close(self) -> None:
+        """As for `Loop.close`; from then on no thread calls anything back."""
+        if self._threads is not None and not self._running:
+            self._threads.close()  # first: else one might write to a wake-up socket whose number is in use again
+        super().close()
 
     def connect(
         self,
