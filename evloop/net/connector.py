@@ -22,11 +22,11 @@ from collections import deque
 from collections.abc import Callable
 
 from evloop.core.timers import Timer
-from evloop.errors import ConnectError
+from evloop.errors import ConnectError, EndpointError
 from evloop.limits import Limits
 from evloop.net.attempt import UNIX, Attempt
 from evloop.net.connection import NOBODY, Connection
-from evloop.net.endpoint import TcpEndpoint, UnixEndpoint
+from evloop.net.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, parse_endpoint
 from evloop.net.protocol import Protocol
 from evloop.net.resolver import literal_addresses, look_up, lookup_error
 from evloop.net.sockets import set_stream_options
@@ -282,3 +282,35 @@ class Connector:
         for under_way in (self._deadline, self._next, self._lookup):
             if under_way is not None:
                 under_way.cancel()
+
+
+def endpoint_of(host: str | Endpoint, port: int | None) -> TcpEndpoint | UnixEndpoint:
+    """What `EventLoop.connect` was asked to connect to, if that can be."""
+    if port is None:
+        endpoint = parse_endpoint(host) if isinstance(host, str) else host
+    elif isinstance(host, str):
+        endpoint = TcpEndpoint(host, port)
+    else:
+        raise EndpointError(f"{host} says all that is needed: give no port beside it")
+    if isinstance(endpoint, TcpEndpoint) and not endpoint.host:
+        raise EndpointError(f"cannot connect to {endpoint}: only who listens can leave out the host")
+    if not isinstance(endpoint, TcpEndpoint | UnixEndpoint):
+        raise EndpointError(f"cannot connect to {endpoint}: only who listens can be given a socket")
+    if endpoint.tls:
+        raise EndpointError(f"cannot connect to {endpoint}: this loop speaks no TLS")
+    return endpoint
+
+
+def source_of(source_address: tuple[str, int], endpoint: Endpoint) -> Address:
+    """What `Connector` wants for the local address that a user names.
+
+    Raises:
+        ValueError: it is not an address and a port, or the endpoint can't be connected to from one.
+    """
+    if isinstance(endpoint, UnixEndpoint):
+        raise ValueError(f"source_address is for TCP, and {endpoint} is not")
+    host, port = source_address if isinstance(source_address, tuple) else (source_address, 0)
+    addresses = literal_addresses(host, port)
+    if addresses is None:
+        raise ValueError(f"source_address wants an address of this machine and a port (0 for any), got {host!r}")
+    return addresses[0]

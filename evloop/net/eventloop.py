@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from evloop.core.loop import Loop
-from evloop.errors import EndpointError
 from evloop.limits import Limits
 from evloop.net.connection import Connection
-from evloop.net.connector import Connector
-from evloop.net.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, parse_endpoint
 from evloop.net.protocol import Protocol
-from evloop.net.resolver import literal_addresses
 from evloop.net.sweeper import Sweeper
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -20,7 +16,8 @@ if TYPE_CHECKING:
 
     from evloop.core.loop import Cancellable
     from evloop.core.threads import ThreadPool
-    from evloop.net.resolver import Address
+    from evloop.net.connector import Connector
+    from evloop.net.endpoint import Endpoint
 
     T = TypeVar("T")
 
@@ -98,7 +95,9 @@ class EventLoop(Loop):
         Raises:
             ValueError: there can't be an endpoint or a source address like that.
         """
-        endpoint = _endpoint(host, port)
+        from evloop.net.connector import Connector, endpoint_of, source_of  # here, as most servers never need it
+
+        endpoint = endpoint_of(host, port)
         limits = Limits() if limits is None else limits
         if enforce_timeouts and self._timeouts is None:
             self._timeouts = _Timeouts(self)
@@ -109,42 +108,10 @@ class EventLoop(Loop):
             endpoint,
             timeout_s=timeout_s,
             limits=limits,
-            source=None if source_address is None else _source(source_address, endpoint),
+            source=None if source_address is None else source_of(source_address, endpoint),
             on_opening=None if timeouts is None else timeouts.add,
             on_closed=None if timeouts is None else timeouts.forget,
         )
-
-
-def _endpoint(host: str | Endpoint, port: int | None) -> TcpEndpoint | UnixEndpoint:
-    """What `EventLoop.connect` was asked to connect to, if that can be."""
-    if port is None:
-        endpoint = parse_endpoint(host) if isinstance(host, str) else host
-    elif isinstance(host, str):
-        endpoint = TcpEndpoint(host, port)
-    else:
-        raise EndpointError(f"{host} says all that is needed: give no port beside it")
-    if isinstance(endpoint, TcpEndpoint) and not endpoint.host:
-        raise EndpointError(f"cannot connect to {endpoint}: only who listens can leave out the host")
-    if not isinstance(endpoint, TcpEndpoint | UnixEndpoint):
-        raise EndpointError(f"cannot connect to {endpoint}: only who listens can be given a socket")
-    if endpoint.tls:
-        raise EndpointError(f"cannot connect to {endpoint}: this loop speaks no TLS")
-    return endpoint
-
-
-def _source(source_address: tuple[str, int], endpoint: Endpoint) -> Address:
-    """What `Connector` wants for the local address that a user names.
-
-    Raises:
-        ValueError: it is not an address and a port, or the endpoint can't be connected to from one.
-    """
-    if isinstance(endpoint, UnixEndpoint):
-        raise ValueError(f"source_address is for TCP, and {endpoint} is not")
-    host, port = source_address if isinstance(source_address, tuple) else (source_address, 0)
-    addresses = literal_addresses(host, port)
-    if addresses is None:
-        raise ValueError(f"source_address wants an address of this machine and a port (0 for any), got {host!r}")
-    return addresses[0]
 
 
 class _Timeouts:
