@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from evloop.errors import (
         CallbackResultError,
         ConnectError,
+        EndpointError,
         EvloopError,
         LimitError,
         ListenError,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     )
     from evloop.limits import Limits
     from evloop.net.connection import Connection
+    from evloop.net.endpoint import Endpoint, parse_endpoint
     from evloop.net.eventloop import EventLoop
     from evloop.net.protocol import Protocol
     from evloop.net.state import State
@@ -36,6 +38,8 @@ __all__ = [
     "CallbackResultError",
     "ConnectError",
     "Connection",
+    "Endpoint",
+    "EndpointError",
     "EventLoop",
     "EvloopError",
     "LimitError",
@@ -54,6 +58,7 @@ __all__ = [
     "TLSSettingsError",
     "Timer",
     "__version__",
+    "parse_endpoint",
     "prepare",
     "serve",
 ]
@@ -63,6 +68,7 @@ _MODULES = {
     "errors": (
         "CallbackResultError",
         "ConnectError",
+        "EndpointError",
         "EvloopError",
         "LimitError",
         "ListenError",
@@ -71,6 +77,7 @@ _MODULES = {
     ),
     "protocols.lineframer": ("LineFramer",),
     "limits": ("Limits",),
+    "net.endpoint": ("Endpoint", "parse_endpoint"),
     "net.eventloop": ("EventLoop",),
     "net.protocol": ("Protocol",),
     "protocols.lines": ("LineProtocol",),

@@ -15,11 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import trustme
+import pytest
 
 from evloop import EventLoop, Limits, Protocol, Server
 from evloop.net.tlssettings import TLSServerSettings
 from harness import DEADLINE_S
+
+trustme = pytest.importorskip("trustme", reason="trustme makes the certificates")
 
 
 class World:
@@ -33,7 +35,7 @@ class World:
         self.authority.cert_pem.write_to_path(self.ca)
         self.pair = self.issue("server", "localhost", "127.0.0.1", "example.org")
 
-    def issue(self, file: str, *names: str, by: trustme.CA | None = None, **options: Any) -> tuple[str, str]:
+    def issue(self, file: str, *names: str, by: Any = None, **options: Any) -> tuple[str, str]:
         """A certificate with its chain, and its key: the names of two files that only we can read."""
         found = (self.authority if by is None else by).issue_cert(*names, **options)
         certificate, key = self.folder / f"{file}.pem", self.folder / f"{file}.key"

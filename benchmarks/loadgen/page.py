@@ -6,6 +6,7 @@ import html
 import io
 import re
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import matplotlib as mpl
@@ -14,65 +15,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLocator
 
+from benchmarks.common.plotstyle import BLUE, GREEN, GREY, ORANGE, STYLE
 from benchmarks.loadgen.export import merged_latency
 from benchmarks.loadgen.histogram import MIN_SAMPLES_BEYOND
-from benchmarks.loadgen.report import shown_bytes, shown_ms, summary
+from benchmarks.loadgen.report import over_runs, shown_bytes, shown_ms, summary
 
-_BLUE, _ORANGE, _GREEN, _GREY = "#2563a8", "#c2571a", "#2e7d4f", "#6b7280"
-_STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#9ca3af",
-    "axes.labelcolor": "#374151",
-    "axes.titlelocation": "left",
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlepad": 12,
-    "axes.grid": True,
-    "grid.color": "#e5e7eb",
-    "grid.linewidth": 0.8,
-    "xtick.color": "#6b7280",
-    "ytick.color": "#6b7280",
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    # Text stays text: it can be searched and read aloud, and takes the page's font.
-    "svg.fonttype": "none",
-    # The same data give the same file.
-    "svg.hashsalt": "evloop",
-}
+# Files as they are served nowhere: read when a page is made, and packed into it.
+_TEMPLATES = Path(__file__).with_name("templates")
 
-_CSS = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; margin: 0;
-  color: #1f2937; background: #f3f4f6; }
-main { max-width: 1120px; margin: 0 auto; padding: 28px 24px 48px; }
-h1 { font-size: 24px; margin: 0 0 4px; }
-h2 { font-size: 18px; margin: 36px 0 12px; }
-.how { color: #4b5563; margin: 0 0 18px; }
-.badge { display: inline-block; border-radius: 4px; padding: 1px 10px; font-weight: 600; font-size: 14px; color: #fff; }
-.valid { background: #2e7d4f; } .invalid { background: #b3261e; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin: 16px 0; }
-.card, figure, details, .notes { background: #fff; border: 1px solid #e5e7eb; border-radius: 8px; }
-.card { padding: 12px 16px; }
-.card b { display: block; font-size: 23px; font-weight: 600; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.card span { color: #4b5563; font-size: 13px; }
-.notes { padding: 10px 16px; margin: 12px 0; } .notes p { margin: 3px 0; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 14px; }
-figure { margin: 0; padding: 14px 12px 8px; }
-figure svg { width: 100%; height: auto; display: block; }
-figure svg text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif !important; }
-details { margin: 14px 0; padding: 10px 16px; } summary { cursor: pointer; font-weight: 600; }
-pre { overflow-x: auto; font: 13px/1.45 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; }
-footer { color: #4b5563; font-size: 13px; margin-top: 28px; border-top: 1px solid #d1d5db; padding-top: 12px; }
-@media (max-width: 560px) { .plots { grid-template-columns: 1fr; } }
-"""
+
+def _template(name: str) -> Template:
+    """One of the files, with ``$name`` where something goes."""
+    return Template((_TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 def write_page(path: str, document: dict[str, Any]) -> None:
     """Write the page of all runs in the document."""
-    Path(path).write_text(render(document), encoding="utf-8")
+    # An argument may hold bytes that are no text.
+    Path(path).write_text(render(document), encoding="utf-8", errors="backslashreplace")
 
 
 def render(document: dict[str, Any]) -> str:
@@ -90,40 +50,40 @@ def render(document: dict[str, Any]) -> str:
         document["created_at"],
     ]
     sections = "".join(_section(run, index, len(runs)) for index, run in enumerate(runs))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_CSS}</style></head><body><main>"
-        f"<h1>{title}</h1>{sections}"
-        f"<footer><p>{html.escape(', '.join(part for part in made_on if part))}</p>"
-        f"<p><code>{html.escape(' '.join(document['argv']))}</code> (seed {document['seed']})</p></footer>"
-        "</main></body></html>\n"
+    return _template("page.html").substitute(
+        title=title,
+        css=(_TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        summary=html.escape("\n".join(over_runs(runs))) if len(runs) > 1 else "",
+        runs=sections,
+        made_on=html.escape(", ".join(part for part in made_on if part)),
+        command=html.escape(" ".join(document["argv"])),
+        seed=document["seed"],
     )
 
 
 def _section(run: dict[str, Any], index: int, count: int) -> str:
     verdict = run["verdict"]
-    badge = (
-        '<span class="badge valid">VALID</span>' if verdict["valid"] else '<span class="badge invalid">INVALID</span>'
-    )
     text = summary(run)
-    headline = text.partition("\n")[0]
-    notes = [f"<p><b>Not to be trusted:</b> {html.escape(reason)}</p>" for reason in verdict["reasons"]]
-    notes += [f"<p>{html.escape(note[:1].upper() + note[1:])}</p>" for note in verdict["notes"]]
-    with mpl.rc_context(_STYLE):
+    notes = [_note("Not to be trusted:", reason) for reason in verdict["reasons"]]
+    notes += [_note("", note[:1].upper() + note[1:]) for note in verdict["notes"]]
+    with mpl.rc_context(STYLE):
         plots = [_throughput_plot(run), _percentile_plot(run), _latency_plot(run), _server_plot(run)]
-    title = "" if count == 1 else f"<h2>Run {index + 1} of {count}</h2>"
-    return (
-        f'{title}<p class="how">{badge} &nbsp;{html.escape(headline)}</p>'
-        + (f'<div class="notes">{"".join(notes)}</div>' if notes else "")
-        + f'<div class="cards">{"".join(_card(*card) for card in _cards(run))}</div>'
-        + f'<div class="plots">{"".join(f"<figure>{plot}</figure>" for plot in plots if plot)}</div>'
-        + f"<details><summary>All numbers</summary><pre>{html.escape(text)}</pre></details>"
+    return _template("run.html").substitute(
+        title="" if count == 1 else f"Run {index + 1} of {count}",
+        verdict="valid" if verdict["valid"] else "invalid",
+        headline=html.escape(text.partition("\n")[0]),
+        notes="".join(notes),
+        cards="".join(
+            _template("card.html").substitute(value=html.escape(value), name=html.escape(name))
+            for value, name in _cards(run)
+        ),
+        plots="".join(_template("plot.html").substitute(svg=plot) for plot in plots if plot),
+        numbers=html.escape(text),
     )
 
 
-def _card(value: str, name: str) -> str:
-    return f'<div class="card"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
+def _note(label: str, text: str) -> str:
+    return _template("note.html").substitute(label=html.escape(label), text=html.escape(text))
 
 
 def _cards(run: dict[str, Any]) -> list[tuple[str, str]]:
@@ -191,9 +151,9 @@ def _throughput_plot(run: dict[str, Any]) -> str:
     figure, axes = _figure()
     # The last interval is what is left over, and may be too short for a rate.
     intervals = [one for one in run["intervals"] if one["to_s"] - one["from_s"] > 0.02]
-    axes.plot(*_steps(intervals, "throughput_per_s"), color=_BLUE)
-    axes.fill_between(*_steps(intervals, "throughput_per_s"), color=_BLUE, alpha=0.10, linewidth=0)
-    axes.axhline(run["throughput_per_s"], color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
+    axes.plot(*_steps(intervals, "throughput_per_s"), color=BLUE)
+    axes.fill_between(*_steps(intervals, "throughput_per_s"), color=BLUE, alpha=0.10, linewidth=0)
+    axes.axhline(run["throughput_per_s"], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_title("Throughput")
@@ -206,9 +166,9 @@ def _percentile_plot(run: dict[str, Any]) -> str:
     if run["latency"]["n"] < 2 * MIN_SAMPLES_BEYOND:
         return ""
     figure, axes = _figure()
-    curves = [("latency", "latency", _BLUE)]
+    curves = [("latency", "latency", BLUE)]
     if run["service_time"] is not None:
-        curves.append(("service_time", "service time", _ORANGE))
+        curves.append(("service_time", "service time", ORANGE))
     ends = []
     for key, name, colour in curves:
         histogram = merged_latency([run], key)
@@ -252,8 +212,8 @@ def _latency_plot(run: dict[str, Any]) -> str:
     if not intervals:
         return ""
     figure, axes = _figure()
-    axes.plot(*_steps(intervals, "p50_ms"), color=_BLUE, label="p50")
-    axes.plot(*_steps(intervals, "p99_ms"), color=_ORANGE, label="p99")
+    axes.plot(*_steps(intervals, "p50_ms"), color=BLUE, label="p50")
+    axes.plot(*_steps(intervals, "p99_ms"), color=ORANGE, label="p99")
     axes.set_ylim(bottom=0)
     axes.set_title("Latency over time")
     axes.set_ylabel("milliseconds")
@@ -268,16 +228,16 @@ def _server_plot(run: dict[str, Any]) -> str:
         return ""
     figure, axes = _figure()
     times = [sample["at_s"] for sample in samples]
-    axes.plot(times, [sample["cpu_share"] * 100 for sample in samples], color=_BLUE, label="server")
+    axes.plot(times, [sample["cpu_share"] * 100 for sample in samples], color=BLUE, label="server")
     intervals = [one for one in run["intervals"] if one["to_s"] - one["from_s"] > 0.02]
     xs, ys = _steps(intervals, "generator_cpu_share")
-    axes.plot(xs, [y * 100 for y in ys], color=_GREY, linewidth=1.2, label="generator")
+    axes.plot(xs, [y * 100 for y in ys], color=GREY, linewidth=1.2, label="generator")
     axes.set_ylabel("% of a core")
     axes.set_ylim(0, max(105.0, *(sample["cpu_share"] * 105 for sample in samples), *(y * 105 for y in ys)))
     memory = axes.twinx()
     memory.spines["right"].set_visible(True)
     memory.grid(False)
-    memory.plot(times, [sample["rss_bytes"] / 1048576 for sample in samples], color=_GREEN, label="memory")
+    memory.plot(times, [sample["rss_bytes"] / 1048576 for sample in samples], color=GREEN, label="memory")
     memory.set_ylim(0, max(sample["rss_bytes"] for sample in samples) / 1048576 * 1.6)
     memory.set_ylabel("server memory, MiB")
     _legend(axes, [*axes.get_lines(), *memory.get_lines()])

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import socket
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
-
-_START_TIMEOUT_S = 15.0
-_STOP_TIMEOUT_S = 15.0
+from benchmarks.common.paths import ROOT
+from benchmarks.common.processes import NotStarted, started
 
 
 class CannotRun(Exception):
@@ -75,81 +68,52 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def accepts(host: str, port: int) -> bool:
-    """Whether a connection can be made."""
+    """Whether somebody accepts connections there."""
     try:
-        socket.create_connection((host, port), timeout=1).close()
+        with socket.create_connection((host, port), timeout=1) as probe:
+            # Where nobody listens on a port of the range that the kernel takes ours from, it may take that very port:
+            # then the socket is connected to itself.
+            return bool(probe.getsockname() != probe.getpeername())
     except OSError:
         return False
-    return True
-
-
-@contextmanager
-def pinned_to(cores: list[int] | None) -> Iterator[None]:
-    """What is started inside runs on these cores. None: wherever it likes."""
-    if cores is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 @contextmanager
 def spawned_server(command: str, cores: list[int] | None, log_path: str | None = None) -> Iterator[Target]:
     """Start ``command`` with a free port in the place of ``{port}``, and stop it in the end.
 
+    It is stopped also if this process is killed (see `benchmarks.common.keeper`).
+
     Args:
         cores: where it may run.
         log_path: a file for what it prints. Default: shown only if it fails.
 
     Raises:
-        CannotRun: it can't be started, ends at once, or doesn't listen in time.
+        CannotRun: it can't be started, ends at once, or doesn't listen in time; or the log can't be written.
     """
     port = free_port()
-    argv = [word.replace("{port}", str(port)) for word in shlex.split(command)]
-    with open(log_path, "w+b") if log_path else tempfile.TemporaryFile() as log:
-        try:
-            with pinned_to(cores):
-                # A session of its own: an interrupt from the terminal is for us, who will stop it in order.
-                process = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-                )
-        except OSError as error:
-            raise CannotRun(f"cannot start {argv[0]}: {error.strerror}") from None
-        try:
-            _wait_until_listening(process, port, log)
-            yield Target("127.0.0.1", port, (process.pid,), True, shlex.join(argv))
-        finally:
-            _stop(process)
-
-
-def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while not accepts("127.0.0.1", port):
-        ended = process.poll() is not None
-        if ended or time.monotonic() > deadline:
-            log.seek(0)
-            said = log.read().decode(errors="replace").strip().splitlines()
-            what = f"ended with status {process.returncode}" if ended else f"does not listen on port {port}"
-            raise CannotRun(f"the server {what}" + (f"; it said: {said[-1]}" if said else ""))
-        time.sleep(0.02)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End it and everything that it started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGCONT)  # it may have been stopped
-        process.terminate()
     try:
-        process.wait(_STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        pass
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        argv = [word.replace("{port}", str(port)) for word in shlex.split(command)]
+    except ValueError as error:
+        raise CannotRun(f"cannot understand the command of --spawn: {error}") from None
+
+    def ready(said: bytes) -> bool | None:
+        return accepts("127.0.0.1", port) or None
+
+    try:
+        with started(argv, ready, cores=cores, log=_open_log(log_path)) as (pid, _):
+            yield Target("127.0.0.1", port, (pid,), True, shlex.join(argv))
+    except NotStarted as error:
+        raise CannotRun(str(error)) from None
+
+
+def _open_log(path: str | None) -> IO[bytes] | None:
+    if path is None:
+        return None
+    try:
+        return open(path, "w+b")
+    except OSError as error:
+        raise CannotRun(f"cannot write {path}: {error.strerror}") from None
 
 
 def running_server(host: str, port: int) -> Target:
@@ -160,8 +124,8 @@ def running_server(host: str, port: int) -> Target:
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise CannotRun(f"cannot resolve {host!r}: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name with an empty or overlong label
+        raise CannotRun(f"cannot resolve {host!r}: {getattr(error, 'strerror', None) or error}") from None
     # A name may have addresses at which nobody listens; all connections go to the first at which somebody does.
     for numeric in (str(address[0]) for *_, address in found):
         if accepts(numeric, port):

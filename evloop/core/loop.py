@@ -27,16 +27,16 @@ is logged. What the loop itself raises is a bug and propagates.
 from __future__ import annotations
 
 import selectors
-import signal
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
 
+from evloop.core.memory import MemoryReserve
 from evloop.core.poller import POLL_MAX_EVENTS, READ, Poller
+from evloop.core.signals import Signals
 from evloop.core.timers import Timer, TimerQueue
 from evloop.core.watchdog import Watchdog
-from evloop.limits import Limits
 from evloop.log import ERROR, WARNING, Logger
 from evloop.ratelimit import LimitedLogger
 
@@ -66,13 +66,6 @@ _OVERRUN_S = 0.02
 # How long a worst lag is remembered, at least; at most twice that.
 LAG_WINDOW_S = 60.0
 
-# Memory that is given up when there is no more, so that what is then to be done can be done. More than CPython's
-# allocator asks the system for at once (1 MiB). It is never written to, so it takes address space and no memory.
-_RESERVE_BYTES = 2 * 1024 * 1024
-
-# How long the loop rests when memory has run out and nothing could be given up.
-_NO_MEMORY_PAUSE_S = 0.05
-
 
 class Loop:
     """What waits: descriptors, calls, timers and signals in one thread. Use it as a context manager, or `close` it.
@@ -97,8 +90,7 @@ class Loop:
         waiting: True while it waits for something to do.
         unwatched: set by the watchdog when it has stopped looking, as nothing happens.
         slow_passes: how many took longer than ``slow_pass_s``.
-        make_room: called when memory has run out, each until one says True: it has given something up (see
-            `evloop.server.server`).
+        memory: what is done when there is none, and by whom.
         slowest: how many seconds the slowest pass took, and what most of them went to; None if no pass was slow.
     """
 
@@ -117,8 +109,7 @@ class Loop:
         self.waiting = False
         self.unwatched = False
         self.slow_passes = 0
-        self.make_room: list[Callable[[], bool]] = []
-        self._reserve = bytes(_RESERVE_BYTES)
+        self.memory = MemoryReserve()
         self._worst_s = self._worst_before_s = 0.0  # the longest pass of this minute, and of the one before
         self._lag_window_ends = self.now + LAG_WINDOW_S
         self.slowest: tuple[float, str] | None = None
@@ -132,12 +123,10 @@ class Loop:
         self._stopping = False
         self._running = False
         self._closed = False
-        # Signal number -> what handles it, what did before, and whether it was blocked then.
-        self._signals: dict[int, tuple[Any, Any, bool]] = {}
-        self._old_wakeup_fd: int | None = None
         self._wakeup_reader, self._wakeup_writer = socket.socketpair()
         self._wakeup_reader.setblocking(False)
         self._wakeup_writer.setblocking(False)
+        self._signals = Signals(self._wakeup_writer.fileno())
         self.poller.register(self._wakeup_reader.fileno(), READ, self._drain_wakeup)
 
     # ------------------------------------------------------------------ running
@@ -159,9 +148,10 @@ class Loop:
                 try:
                     self._run_pass()
                 except MemoryError:
-                    # What was left undone of the pass is done in the next one: readiness, calls and timers are there
-                    # until they are dealt with.
-                    self._out_of_memory()
+                    self.waiting = False
+                    self._pass_ended = self.clock()
+                    if not self.memory.make_room():
+                        raise  # else what was left undone of the pass is done in the next one
         finally:
             self._running = False
             self._stopping = False
@@ -246,35 +236,13 @@ class Loop:
             raise
 
     def _look_again(self) -> None:
-        """Timers are late, as the process did not run (it was stopped, or its machine was): look at what is ready,
-        before a time-out is judged by what was known before.
-
-        Python ends a wait that a signal interrupted, SIGCONT for one, without a look when its time is over.
-        """
+        """Timers are late, as the process did not run: look at what is ready before a time-out is judged."""
         handlers = self.poller.handlers
         for _ in range(1 + len(handlers) // POLL_MAX_EVENTS):  # one poll returns so many at most, in turn
             for fd, _ in self.poller.poll(0):
                 handler = handlers.get(fd)
                 if handler is not None:
                     handler()
-
-    def _out_of_memory(self) -> None:
-        """Give something up, so that there is memory again.
-
-        Raises:
-            MemoryError: there is nobody who could.
-        """
-        self.waiting = False
-        self._pass_ended = self.clock()
-        self._reserve = b""
-        if not self.make_room:
-            raise MemoryError("the loop is out of memory, and nobody is there to give some up")
-        try:
-            if not any(give_up() for give_up in self.make_room):
-                time.sleep(_NO_MEMORY_PAUSE_S)  # else it would try again and again; nobody can be served now anyway
-            self._reserve = bytes(_RESERVE_BYTES)
-        except MemoryError:
-            pass  # it will be tried again when it is missed
 
     def _watch_again(self, events: list[tuple[int, Any]]) -> None:
         # A signal alone is likely to be the monitor's own: one that means something has queued a call.
@@ -299,8 +267,7 @@ class Loop:
     @property
     def worst_lag_s(self) -> float:
         """The longest that a pass has taken in the last minute or two: what was ready just after it began had to wait
-        that long. To look at it changes nothing. (Minutes begin when timers fire, as a server's sweep does.)
-        """
+        that long. To look at it changes nothing. (Minutes begin when timers fire, as a server's sweep does.)"""
         return max(self._worst_s, self._worst_before_s)
 
     def _begin_lag_window(self) -> None:
@@ -327,8 +294,7 @@ class Loop:
         if self._closed:
             return
         self._closed = True
-        for signum in list(self._signals):
-            self.remove_signal_handler(signum)
+        self._signals.remove_all()
         for sock in self._closing:
             sock.close()
         self.poller.close()
@@ -384,54 +350,20 @@ class Loop:
             RuntimeError: not in the main thread; Python handles signals only there.
             OSError, ValueError: the signal can't be handled.
         """
-
-        def on_signal(_signum: int, _frame: object) -> None:
-            # Runs between two bytecodes of whatever the main thread is doing: only queues. The interpreter has
-            # written the byte that ends the poll, as Python retries system calls that a signal interrupts.
-            self._calls.append((callback, args))
-
-        try:
-            previous = signal.signal(signum, on_signal)
-        except ValueError as error:
-            if "main thread" in str(error):
-                raise RuntimeError("signals can only be handled by a loop in the main thread") from None
-            raise
-        was_blocked = _unblock(signum)
-        if signum in self._signals:
-            _, previous, was_blocked = self._signals[signum]
-        self._signals[signum] = (on_signal, previous, was_blocked)
-        if self._old_wakeup_fd is None:
-            self._old_wakeup_fd = signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
+        self._signals.add(signum, lambda: self._calls.append((callback, args)))
 
     def remove_signal_handler(self, signum: int) -> None:
         """Restore what handled the signal before, unless the program has set a handler since.
 
         Nothing happens if it has no handler here.
         """
-        if signum not in self._signals:
-            return
-        ours, previous, was_blocked = self._signals.pop(signum)
-        if was_blocked:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
-        if signal.getsignal(signum) is ours:
-            signal.signal(signum, signal.SIG_DFL if previous is None else previous)
-        if not self._signals and self._old_wakeup_fd is not None:
-            signal.set_wakeup_fd(self._old_wakeup_fd)
-            self._old_wakeup_fd = None
+        self._signals.remove(signum)
 
     # ------------------------------------------------------------------ connections
 
-    def connect(
-        self,
-        protocol: Any,
-        host: str,
-        port: int,
-        *,
-        timeout_s: float | None = 10.0,
-        limits: Limits | None = None,
-    ) -> Cancellable:
-        """Open an outgoing connection. Made by `evloop.net.eventloop.EventLoop`, the loop that programs use."""
-        raise NotImplementedError("this loop only waits: use evloop.EventLoop")
+    # What `evloop.net.eventloop.EventLoop` adds, the loop that programs use: declared for who is given a loop.
+    connect: Callable[..., Cancellable]
+    run_in_thread: Callable[..., Cancellable]
 
     def close_later(self, sock: socket.socket) -> None:
         """Close a socket at the end of this pass. For connections; see step 6 above."""
@@ -446,8 +378,7 @@ class Loop:
         """Log an exception with its traceback, unless there are too many like it (see `evloop.ratelimit`)."""
         self._log_safely(ERROR, text, args, error)
         if isinstance(error, MemoryError):
-            self._reserve = b""
-            self.call_soon(self._out_of_memory)
+            self.call_soon(self.memory.make_room)
 
     def log_limited(self, level: int, text: str, *args: object) -> None:
         """Log a line, unless there are too many like it (see `evloop.ratelimit`)."""
@@ -458,10 +389,3 @@ class Loop:
             self._log.log(level, text, *args, exc_info=error)
         except MemoryError:
             pass  # whoever reports a fault goes on with dealing with it
-
-
-def _unblock(signum: int) -> bool:
-    """Let a signal through to this thread. Whether it was blocked."""
-    if not hasattr(signal, "pthread_sigmask"):
-        return False
-    return signum in signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})

@@ -23,6 +23,8 @@ import signal
 from collections import Counter
 from types import FrameType
 
+from evloop.core.signals import unblock
+
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Protocol
@@ -74,7 +76,7 @@ class Watchdog:
                 return
             try:
                 # A process may have been started with it blocked: then it would never look, and leave one to come.
-                self._was_blocked = signal.SIGALRM in signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+                self._was_blocked = unblock(signal.SIGALRM)
                 self.watch()
             except BaseException:
                 self.stop()

@@ -70,14 +70,6 @@ def set_stream_options(sock: socket.socket, kernel_unsent_bytes: int | None = No
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, kernel_unsent_bytes)
 
 
-def reset_when_closed(sock: socket.socket) -> None:
-    """Have the peer see a reset instead of an orderly end, if the socket still can be told so."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    except OSError:
-        pass
-
-
 def unacknowledged_bytes(sock: socket.socket) -> int | None:
     """How much of what the kernel took has not been acknowledged by the peer's kernel; 0 when all has.
 
@@ -95,3 +87,11 @@ def unacknowledged_bytes(sock: socket.socket) -> int | None:
         return int.from_bytes(ioctl(sock.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
     except OSError:
         return None
+
+
+def reset_when_closed(sock: socket.socket) -> None:
+    """Have the peer see a reset instead of an orderly end, if the socket still can be told so."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    except OSError:
+        pass

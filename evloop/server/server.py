@@ -15,10 +15,10 @@ from evloop.log import WARNING, Logger
 from evloop.net.connection import Connection
 from evloop.net.protocol import Protocol
 from evloop.net.sockets import origin, peer_text
+from evloop.net.sweeper import Sweeper
 from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener, open_listeners
 from evloop.server.stats import ServerStats
-from evloop.server.sweeper import Sweeper
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Server:
         self._drain_timer: Timer | None = None
         self._on_stopped: list[Callable[[], object]] = []
         self._sweeper = Sweeper(loop, self.connections, self.limits)
-        loop.make_room.append(self._make_room)
+        loop.memory.givers.append(self._make_room)
 
     def _affordable(self, wanted: int) -> int:
         poller = self.loop.poller
@@ -216,11 +216,14 @@ class Server:
         self._sweeper.stop()
         if self._drain_timer is not None:
             self._drain_timer.cancel()
-        if self._make_room in self.loop.make_room:
-            self.loop.make_room.remove(self._make_room)
+        if self._make_room in self.loop.memory.givers:
+            self.loop.memory.givers.remove(self._make_room)
         on_stopped, self._on_stopped = self._on_stopped, []
         for callback in on_stopped:
-            self.loop.call_soon(callback)  # so that one which raises costs no other
+            try:
+                callback()
+            except Exception as error:
+                self.loop.log_exception(error, "what was to be called when the server has stopped raised")
 
     def totals(self) -> tuple[int, int]:
         """Bytes received and sent since the start, open connections included."""

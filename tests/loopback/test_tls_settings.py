@@ -10,12 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-import trustme
 
 from evloop import Protocol, TLSClientSettings, TLSServerSettings, TLSSettingsError
 from evloop.net.tlssettings import EXPIRY_WARNING_S
 from harness import recorder, wait_until
-from tlsworld import connect_tls, world
+from tlsworld import connect_tls, trustme, world
 
 
 class Echo(Protocol):

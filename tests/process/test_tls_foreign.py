@@ -7,11 +7,10 @@ import shutil
 import subprocess
 
 import pytest
-import trustme
 
 from evloop import LineProtocol, TLSServerSettings
 from harness import DEADLINE_S
-from tlsworld import world
+from tlsworld import trustme, world
 
 
 class Lengths(LineProtocol):
