@@ -642,3 +642,18 @@ def test_94_idle_time_out_and_end_for_a_limit(start_tls):
     server.wait_empty()
     assert server.limit_hits("idle-timeout") == 1
     assert protocol.events == ["connect", ("close", LimitError.__name__)]
+
+
+def test_a_program_serves_by_tls(spawn_program):
+    certificate, key = world().pair
+    program = spawn_program(
+        "import sys; from evloop import LineProtocol, TLSServerSettings, serve\n"
+        "class Greeter(LineProtocol):\n"
+        "    def on_line(self, line): return b'hello, ' + line + b'\\n'\n"
+        "serve(Greeter, tls=TLSServerSettings([sys.argv[1:]]))",
+        certificate,
+        key,
+    )
+    with connect_tls(program.address) as client:
+        client.sendall(b"world\n")
+        assert client.recv(100) == b"hello, world\n"

@@ -531,3 +531,29 @@ def test_insecure_trusts_anybody(start_tls):
 def test_a_name_that_can_be_none_is_an_error_at_once():
     with pytest.raises(ValueError, match="can't be the name of a TLS server"):
         TLSClientSettings(ca=world().ca).factory("a" * 300)
+
+
+def test_a_loop_connects_by_tls(start_tls):
+    server_side, client_side = recorder(EchoRecorder), recorder(Asker)
+    server = start_tls(server_side)
+    with EventLoop() as loop:
+        protocol = client_side()
+        loop.connect(protocol, "localhost", server.port, tls=TLSClientSettings(ca=world().ca))
+        protocol.connection.write(b"before ")
+        run_until(loop, lambda: "close" in client_side.events)
+    assert client_side.events[0] == "connect"
+    assert client_side.received() == b"before question"
+    server.wait_empty()
+
+
+def test_a_loop_connects_by_tls_and_is_told_why_it_can_not(start_tls):
+    client_side = recorder()
+    server = start_tls(Echo)
+    with EventLoop() as loop:
+        loop.connect(client_side(), "localhost", server.port, tls=TLSClientSettings(), enforce_timeouts=True)
+        run_until(loop, lambda: client_side.events)
+        run_until(loop, lambda: len(loop.poller.handlers) == 1)
+    (event,) = client_side.events
+    assert "from nobody who is trusted here" in event[1]
+    with EventLoop() as loop, pytest.raises(ValueError, match="can't be the name"):
+        loop.connect(Protocol(), "127.0.0.1", 1, tls=TLSClientSettings(server_name="." * 3))
