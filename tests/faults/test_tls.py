@@ -582,7 +582,7 @@ def fuzz(seeds: range, logged: Any) -> None:
 
 
 def test_91_fuzzed_handshakes_cost_only_themselves(logged, capfd):
-    fuzz(range(300), logged)
+    fuzz(range(150), logged)
     assert capfd.readouterr().err == ""
 
 

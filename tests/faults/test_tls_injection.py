@@ -150,7 +150,7 @@ class TLS12Life(TLSLife):
 def test_faults_over_the_whole_life_of_a_tls_connection(life, logged):
     logged.allow("its protocol raised|No buffer space|left out")
     run_state_machine_as_test(
-        life, settings=settings(max_examples=40, stateful_step_count=40, deadline=None, database=None)
+        life, settings=settings(max_examples=25, stateful_step_count=40, deadline=None, database=None)
     )
 
 
