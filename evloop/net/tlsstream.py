@@ -208,7 +208,6 @@ class SealedConnection(Connection):
 
     def _nothing_to_read(self, sealed: bytes) -> None:
         """What was received is a part of a record, or is not meant for the protocol."""
-        missing = 0
         if not self._in_record:
             self._in_record = True
             missing = _HEADER_BYTES + int.from_bytes(sealed[3:_HEADER_BYTES], "big") - len(sealed)
