@@ -118,7 +118,7 @@ class Loop:
         self._closed = False
         self._signals: dict[int, tuple[Any, Any]] = {}  # signal number -> what handles it, and what did before
         self._old_wakeup_fd: int | None = None
-        self._wakeup_reader, self._wakeup_writer = socket.socketpair()
+        self._wakeup_reader, self._wakeup_writer = self._wakeup_pair()
         self._wakeup_reader.setblocking(False)
         self._wakeup_writer.setblocking(False)
         self.poller.register(self._wakeup_reader.fileno(), READ, self._drain_wakeup)
@@ -291,6 +291,9 @@ class Loop:
         """Like `call_soon`, from any thread: wakes the loop up."""
         self._calls.append((callback, args))
         self._wake_up()
+
+    def _wakeup_pair(self) -> tuple[socket.socket, socket.socket]:
+        return socket.socketpair()
 
     def _wake_up(self) -> None:
         try:
