@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 # Nothing here takes longer, unless the server does not answer at all.
 _DEADLINE_S = 10.0
+_STARTING_S = 2.0  # a server that was started in the same moment listens by then
 _STOPPING_S = 0.2  # a process that gets SIGSTOP has stopped by then
 _FLOOD_BYTES = 1_000_000_000  # far more than the kernel holds
 _MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux only
@@ -52,7 +53,7 @@ class Client:
     def __init__(self, name: str, setting: Setting) -> None:
         self._name = name
         self._patience_s = setting.patience_s
-        self._socket = socket.create_connection(("127.0.0.1", setting.port), _DEADLINE_S)
+        self._socket = _connect(setting.port)
         setting.sockets.enter_context(self._socket)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # small messages leave at once
 
@@ -108,6 +109,18 @@ class Client:
 
     def _say(self, text: str) -> None:
         print(f"{self._name} {text}", flush=True)
+
+
+def _connect(port: int) -> socket.socket:
+    """A connection to a server that may have been started in the same moment."""
+    deadline = time.monotonic() + _STARTING_S
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), _DEADLINE_S)
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _shown(data: bytes) -> str:

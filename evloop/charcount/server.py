@@ -12,6 +12,7 @@ from functools import partial
 
 from evloop.charcount.session import DEFAULT_TEMPLATE, LineSession, RawSession, Replies, Session
 from evloop.core.loop import Loop
+from evloop.core.timers import Timer
 from evloop.errors import LimitError
 from evloop.limits import Limits
 from evloop.log import DEBUG, INFO, Logger
@@ -19,7 +20,14 @@ from evloop.net.protocol import Protocol
 from evloop.ratelimit import LimitedLogger
 from evloop.server.server import Server
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from evloop.server.stats import Value
+
 DEFAULT_PORT = 12345
+
+# A person who types a line by hand, and a slow link, are not told; one who wonders is.
+_HINT_AFTER_S = 5.0
 
 
 class ServiceSettings:
@@ -74,7 +82,15 @@ class CharCountProtocol(Protocol):
     def _on_first_data(self, data: bytes) -> bytes:
         self._server.log.log(INFO, "connect %s", self.connection.peer)
         self.connection.set_data_handler(self.session.feed)
-        return self.session.feed(data)
+        reply = self.session.feed(data)
+        if not reply and self.waits_for_line_end:
+            self._server.hint_later(self)
+        return reply
+
+    @property
+    def waits_for_line_end(self) -> bool:
+        """Whether all that came of this client is a beginning of a line."""
+        return not self.session.messages and self.session.message_in_progress() is not None
 
     def on_eof(self) -> bytes:
         return self.session.finish()
@@ -84,6 +100,7 @@ class CharCountProtocol(Protocol):
 
     def on_close(self, error: Exception | None) -> None:
         connection = self.connection
+        self._server.forget_hint(self)
         self._server.messages += self.session.messages
         self._server.errors += self.session.errors
         is_probe = not connection.bytes_received and not isinstance(error, LimitError)
@@ -109,6 +126,7 @@ class RawCharCountProtocol(CharCountProtocol):
     __slots__ = ()
 
     wants_whole_chunks = True
+    waits_for_line_end = False
 
 
 class CharCountServer(Server):
@@ -128,9 +146,32 @@ class CharCountServer(Server):
         new_session = settings.session_factory()
         self.messages = 0
         self.errors = 0
+        self._hints: dict[CharCountProtocol, Timer] = {}
         self.log = LimitedLogger(Logger("charcount"), loop.clock, call_later=loop.call_later)
         protocol_class = RawCharCountProtocol if settings.framing == "raw" else CharCountProtocol
         super().__init__(loop, lambda: protocol_class(new_session(self.stats.limits), self), settings.limits)
+
+    def hint_later(self, protocol: CharCountProtocol) -> None:
+        """Say in the log what is missing, if this client's first line does not end soon: a client of the exercise sends
+        no line ends, and would wait for ever without a word.
+        """
+        self._hints[protocol] = self.loop.call_later(_HINT_AFTER_S, self._hint, protocol)
+
+    def _hint(self, protocol: CharCountProtocol) -> None:
+        del self._hints[protocol]
+        if protocol.waits_for_line_end:
+            self.log.log(
+                INFO,
+                "%s has sent %d bytes and no line end, so it gets no answer yet; for a client that sends none, "
+                "start the server with --classic",
+                protocol.connection.peer,
+                protocol.connection.bytes_received,
+            )
+
+    def forget_hint(self, protocol: CharCountProtocol) -> None:
+        """The connection is over."""
+        if self._hints and protocol in self._hints:
+            self._hints.pop(protocol).cancel()
 
     def message_totals(self) -> tuple[int, int]:
         """Messages answered since the start, and how many of them with an error; open connections included."""
@@ -140,6 +181,7 @@ class CharCountServer(Server):
             self.errors + sum(session.errors for session in sessions),
         )
 
-    def status(self) -> dict[str, object]:
+    def status(self) -> dict[str, Value]:
+        """As `Server.status`, and ``messages`` and ``message_errors``: answered since the start, and with an error."""
         messages, errors = self.message_totals()
-        return {"messages": f"{messages}, {errors} of them answered with an error", **super().status()}
+        return {"messages": messages, "message_errors": errors, **super().status()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import re
+import threading
 
 import pytest
 
@@ -186,3 +187,29 @@ def test_draining_answers_and_leaves_a_partial_message(service):
     assert client.receive_rest() == b"3\n"
     client.close()
     server.wait_empty()
+
+
+@pytest.mark.parametrize(
+    ("sent", "hinted"), [(b"Halo dunia", True), (b"Halo", True), (b"one\ntwo", False), (b"", False)], ids=repr
+)
+def test_a_client_that_sends_no_line_end_is_explained_in_the_log(start, caplog, monkeypatch, sent, hinted):
+    monkeypatch.setattr("evloop.charcount.server._HINT_AFTER_S", 0.02)
+    caplog.set_level("INFO", "charcount")
+    server = start(make_server=lambda loop: CharCountServer(loop, ServiceSettings(limits=small_limits())))
+    timers = server.call(lambda: server.loop.timers)
+    client = server.connect()
+    client.send(sent)
+    over = threading.Event()
+    server.connection()
+    server.call(server.loop.call_later, 0.1, over.set)
+    assert over.wait(10)
+    assert (f"has sent {len(sent)} bytes and no line end" in caplog.text) == hinted
+    # Who ends the line in time, or leaves, is not told, and leaves no timer.
+    hasty, leaver = server.connect(), server.connect()
+    hasty.send(b"ab")
+    leaver.send(b"cd")
+    assert hasty.ask(b"c\n", 2) == b"3\n"
+    for one in (client, hasty, leaver):
+        one.close()
+    server.wait_empty()
+    assert server.call(lambda: server.loop.timers) <= timers + 1  # the log's own

@@ -37,7 +37,8 @@ def transcripts() -> Iterator[tuple[str, str, str]]:
     )
     for block in blocks(ENGLISH):
         if found := pattern.fullmatch(block):
-            yield found["server"].removeprefix("python3 "), found["arguments"], found["shown"]
+            shown = found["shown"].removesuffix("$ kill $!\n")
+            yield found["server"].removeprefix("python3 "), found["arguments"], shown
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def start() -> Iterator[Callable[[str], Process]]:
 
 def run_experiment(server: Process, arguments: str, patience_s: float) -> str:
     """What the experiment prints."""
-    name, _, options = re.sub(r" --server-pid \$\([^)]*\)", "", arguments).partition(" ")
+    name, _, options = arguments.replace(" --server-pid $!", "").partition(" ")
     done = subprocess.run(
         [
             *(sys.executable, "-W", "error", str(LAB / "experiments.py"), name, *options.split()),
@@ -171,3 +172,22 @@ def test_both_languages_have_the_same_figures() -> None:
 def test_links_lead_somewhere(document: str) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", document):
         assert (ROOT / "docs" / target).exists(), target
+
+
+@pytest.mark.slow
+def test_blocks_can_be_pasted_in_order() -> None:
+    """Each leaves the port free for the next one."""
+    commands = [
+        line.removeprefix("$ ")
+        for block in blocks(ENGLISH)
+        if "experiments.py" in block and "strace" not in block
+        for line in block.splitlines()
+        if line.startswith("$ ")
+    ]
+    assert len(commands) > 20
+    done = subprocess.run(["bash", "-c", "\n".join(commands)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    shown = "".join(shown for _, _, shown in transcripts())
+    assert "no server on port" not in done.stdout + done.stderr
+    assert "Address already in use" not in done.stderr
+    printed = "".join(re.sub(r"^(charcount-server: )?listening on .*\n", "", done.stdout, flags=re.MULTILINE))
+    assert without_amounts(printed) == without_amounts(shown)
