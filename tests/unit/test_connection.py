@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+from collections import Counter
+
 import pytest
 
-from evloop import Protocol, State
-from evloop.net.receiving import FIRST_RECV_BYTES, MAX_PIECE_BYTES, RECV_BYTES
+from evloop import Connection, Limits, Protocol, State
+from evloop.net.receiving import (
+    FIRST_RECV_BYTES,
+    MAX_PIECE_BYTES,
+    MAX_TURN_REPLY_BYTES,
+    PIECE_BYTES,
+    RECV_BYTES,
+    TURN_S,
+)
 from evloop.testing import MemoryLoop, MemoryStream
 from harness import Recorder, recorder, small_limits
 
@@ -94,6 +104,55 @@ def test_a_receive_that_is_large_is_handed_over_in_pieces_also_if_it_is_not_fill
     stream.feed(b"short\n" * 5000)
     assert len(sizes(protocol)) > before + 1
     assert max(sizes(protocol)[before:]) <= MAX_PIECE_BYTES
+
+
+@pytest.mark.parametrize(("piece_takes_s", "pieces_in_a_pass"), [(0.0, 15), (TURN_S / 1.5, 2), (TURN_S * 1.5, 1)])
+def test_a_turn_is_over_when_its_time_is(piece_takes_s, pieces_in_a_pass):
+    class Takes(Recorder):
+        def on_data(self, data: bytes) -> None:
+            super().on_data(data)
+            stream.clock.now += piece_takes_s
+            pieces_in[stream.loop.passes] += 1
+
+    pieces_in: Counter[int] = Counter()
+    protocol = recorder(Takes, message_end=b"\n", wants_whole_chunks=False)()
+    stream = MemoryStream(protocol)
+    stream.feed(bytes(479 + 3832 + 30656) + b"\n")  # the next receive is as large as they get
+    pieces_in.clear()
+    stream.feed(b"\n" * PIECE_BYTES * 16)
+    assert next(iter(pieces_in.values())) == pieces_in_a_pass
+    assert len(protocol.received()) == 479 + 3832 + 30656 + 1 + PIECE_BYTES * 16
+
+
+def test_a_turn_is_over_when_there_is_much_to_be_sent():
+    class Answers(Recorder):
+        def on_data(self, data: bytes) -> bytes:
+            super().on_data(data)
+            pieces_in[stream.loop.passes] += 1
+            return bytes(MAX_TURN_REPLY_BYTES // 2)
+
+    pieces_in: Counter[int] = Counter()
+    stream = MemoryStream(recorder(Answers, message_end=b"\n")())
+    stream.feed(bytes(479 + 3832 + 30656) + b"\n")
+    pieces_in.clear()
+    stream.feed(b"\n" * PIECE_BYTES * 16)
+    assert next(iter(pieces_in.values())) == 3  # when there is more than that, and not before
+
+
+def test_who_cannot_be_watched_is_closed(monkeypatch):
+    def out_of_memory(*args: object) -> None:
+        raise OSError(errno.ENOMEM, "no memory for watches")
+
+    protocol = recorder()()
+    loop = MemoryLoop()
+    monkeypatch.setattr(loop.poller, "register", out_of_memory)
+    sock, other = loop.pair()
+    connection = Connection(loop, sock, "peer", protocol, Limits())
+    with pytest.raises(OSError, match="no memory for watches"):
+        connection.open()
+    assert connection.state is State.CLOSED
+    assert protocol.events == []
+    assert other.recv(1) == b""
 
 
 def test_whole_chunks_are_received_from_the_first_byte_on():

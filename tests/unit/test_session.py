@@ -335,6 +335,16 @@ def test_the_error_of_a_huge_template_is_short():
     with pytest.raises(TemplateError) as caught:
         Replies("x" * 100_000 + "{count}")
     assert len(str(caught.value)) < 200
+    for size, shown in ((80, "x" * 80), (81, "x" * 77 + "...")):
+        with pytest.raises(TemplateError) as caught:
+            Replies("x" * size)
+        assert repr(shown) in str(caught.value)
+
+
+def test_a_reply_may_have_4096_characters():
+    assert len(Replies("{count:04096}")[1]) == 4097  # with its LF
+    with pytest.raises(TemplateError, match="more than 4096 characters"):
+        Replies("{count:04097}")
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"ab\xff", "字".encode()[:2], "é字\udcff".encode(errors="surrogatepass")])
