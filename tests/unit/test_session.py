@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tracemalloc
+from collections import Counter
 
 import pytest
 from hypothesis import example, given
@@ -335,10 +336,11 @@ def test_the_error_of_a_huge_template_is_short():
     with pytest.raises(TemplateError) as caught:
         Replies("x" * 100_000 + "{count}")
     assert len(str(caught.value)) < 200
-    for size, shown in ((80, "x" * 80), (81, "x" * 77 + "...")):
-        with pytest.raises(TemplateError) as caught:
-            Replies("x" * size)
-        assert repr(shown) in str(caught.value)
+    whole = "{count" + "x" * 74  # malformed, and as long as is shown
+    with pytest.raises(TemplateError, match=re.escape(repr(whole))):
+        Replies(whole)
+    with pytest.raises(TemplateError, match=re.escape(repr(whole[:77] + "..."))):
+        Replies(whole + "x")
 
 
 def test_a_reply_may_have_4096_characters():
@@ -355,6 +357,15 @@ def test_bad_messages_among_good_ones_say_where(bad):
     wanted = b"1\nERR invalid-utf8 at byte %d\nERR too-long limit 8\n2\n" % caught.value.start
     assert session.feed(b"a\n" + bad + b"\n" + b"\xff" * 9 + b"\nbc\n") == wanted
     assert (session.messages, session.errors) == (4, 2)
+
+
+@pytest.mark.parametrize("session_class", [LineSession, RawSession])
+def test_messages_over_the_limit_are_counted(session_class):
+    limits_hit: Counter[str] = Counter()
+    session = session_class(Replies(), 3, limits_hit)
+    for message in (b"123", b"1234", b"12", b"12345"):
+        session.feed(message + b"\n" if session_class is LineSession else message)
+    assert limits_hit["max-message"] == session.errors == 2
 
 
 def test_line_breaks_are_fine_where_they_end_no_reply():
