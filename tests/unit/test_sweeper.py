@@ -129,3 +129,68 @@ def test_a_message_of_who_is_paused_is_not_late():
     assert stream.connection.state is State.OPEN
     stream.advance(0.6)
     assert stream.limits_hit == {"message-timeout": 1}
+
+
+@pytest.mark.parametrize("spoke", [False, True])
+def test_after_a_time_in_which_nothing_ran_nobody_is_judged_by_the_first_sweep(spoke):
+    swept = Swept(idle_timeout_s=4)
+    stream = swept.stream()
+    stream.advance(1)
+    swept.loop.clock.now += 3600  # suspended
+    if spoke:
+        stream.feed(b"sent meanwhile, and read when the process goes on")
+    stream.advance(0.1)
+    assert stream.connection.state is State.OPEN
+    stream.advance(2)
+    assert (stream.connection.state is State.OPEN) == spoke
+    stream.advance(3)
+    assert stream.connection.state is State.CLOSED
+
+
+def test_a_loop_that_is_always_late_has_its_timeouts_too():
+    swept = Swept(idle_timeout_s=4)
+    stream = swept.stream()
+    for late_s in (0.3, 3, 3):
+        assert stream.connection.state is State.OPEN
+        swept.loop.clock.now += late_s
+        stream.advance()
+    assert stream.limits_hit == {"idle-timeout": 1}
+
+
+@pytest.mark.parametrize("half_open", [False, True])
+def test_who_is_not_watched_and_was_reset_is_found_within_a_second(half_open):
+    swept = Swept()
+    protocol = recorder(keep_half_open=True)()
+    stream = swept.stream(protocol)
+    if half_open:
+        stream.eof()
+    else:
+        stream.connection.pause_reading()
+    stream.advance(10)
+    stream.reset()
+    stream.advance(1.1)
+    assert protocol.events[-1] == ("close", "ConnectionResetError")
+
+
+def test_a_protocol_that_cannot_tell_its_message_is_ended():
+    class Fragile(Protocol):
+        def message_in_progress(self) -> int:
+            return 1 // 0
+
+    swept = Swept(message_timeout_s=1)
+    stream = swept.stream(Fragile())
+    with pytest.raises(ZeroDivisionError):
+        stream.advance(1)
+    assert stream.connection.state is State.CLOSED
+
+
+def test_time_outs_are_kept_by_who_moves_and_not_by_who_moved_once():
+    swept = Swept(idle_timeout_s=10)
+    stream = swept.stream()
+    for _ in range(5):
+        stream.feed(b"x")
+        stream.advance(9.9)
+        assert stream.connection.state is State.OPEN
+    stream.feed(b"x")
+    stream.advance(13)
+    assert stream.connection.state is State.CLOSED
