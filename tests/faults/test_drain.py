@@ -14,6 +14,7 @@ import pytest
 
 from faults.processes import Process
 from harness import DEADLINE_S
+from interpreters import loads_logging_fast
 
 CLIENTS = 200
 
@@ -108,11 +109,13 @@ def stop_amid_load(spawn: Callable[..., Process], seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
+@loads_logging_fast
 def test_drain_under_load(spawn, seed):
     stop_amid_load(spawn, seed)
 
 
 @pytest.mark.slow
+@loads_logging_fast
 def test_drain_under_load_100_times(spawn):
     for seed in range(100, 200):
         stop_amid_load(spawn, seed)
