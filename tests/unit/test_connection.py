@@ -139,6 +139,77 @@ def test_a_turn_is_over_when_there_is_much_to_be_sent():
     assert next(iter(pieces_in.values())) == 3  # when there is more than that, and not before
 
 
+# Makes the receives as large as they get; and what such a one takes, which is handed over in pieces.
+GROW = bytes(479 + 3832 + 30656) + b"\n"
+FLOOD = b"\n" * RECV_BYTES
+
+
+def flooded(action: str) -> tuple[MemoryStream, Recorder]:
+    """A stream whose protocol does something to its connection in the second piece of a flood."""
+
+    class Acts(Recorder):
+        message_end = b"\n"
+
+        def on_data(self, data: bytes) -> bytes:
+            super().on_data(data)
+            if sizes(self).count(PIECE_BYTES) == 2:
+                getattr(self.connection, action)()
+            return b"."
+
+    protocol = recorder(Acts)()
+    stream = MemoryStream(protocol)
+    stream.feed(GROW)
+    assert len(protocol.received()) == len(GROW)
+    stream.feed(FLOOD)
+    assert stream.connection.is_legal
+    return stream, protocol
+
+
+def test_paused_in_the_middle_of_a_turn_the_rest_waits_until_it_is_resumed():
+    stream, protocol = flooded("pause_reading")
+    assert protocol.received() == GROW + FLOOD[: 2 * PIECE_BYTES]
+    stream.eof()  # comes after it
+    assert protocol.events[-1] != "eof"
+    stream.connection.resume_reading()
+    stream.advance()
+    assert protocol.received() == GROW + FLOOD
+    assert protocol.events[-2:] == ["eof", "close"]
+
+
+def test_our_own_half_close_in_the_middle_of_a_turn_loses_nothing_of_the_rest():
+    stream, protocol = flooded("write_eof")
+    assert stream.closed
+    assert protocol.received() == GROW + FLOOD
+    assert stream.connection.state is State.HALF_CLOSED
+
+
+@pytest.mark.parametrize("action", ["close", "abort"])
+def test_what_is_left_of_a_turn_is_not_delivered_after_the_end(action):
+    stream, protocol = flooded(action)
+    stream.advance(60)
+    assert protocol.received() == GROW + FLOOD[: 2 * PIECE_BYTES]
+    assert protocol.events[-1] == "close"
+    assert stream.connection.state is State.CLOSED
+    assert stream.connection.is_legal
+
+
+def test_a_half_close_before_a_turn_is_over_is_told_after_it():
+    class Slow(Recorder):
+        message_end = b"\n"
+
+        def on_data(self, data: bytes) -> None:
+            super().on_data(data)
+            stream.clock.now += 1
+
+    protocol = recorder(Slow)()
+    stream = MemoryStream(protocol)
+    stream.feed(GROW)
+    stream.feed(FLOOD)
+    stream.eof()
+    assert protocol.received() == GROW + FLOOD
+    assert protocol.events[-2:] == ["eof", "close"]
+
+
 def test_who_cannot_be_watched_is_closed(monkeypatch):
     def out_of_memory(*args: object) -> None:
         raise OSError(errno.ENOMEM, "no memory for watches")

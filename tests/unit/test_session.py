@@ -368,6 +368,16 @@ def test_messages_over_the_limit_are_counted(session_class):
     assert limits_hit["max-message"] == session.errors == 2
 
 
+@pytest.mark.parametrize("size", [1023, 1024, 5000, 32768, 100_000])  # ready-made, kept from now on, made each time
+def test_long_messages_alone_and_among_others(size):
+    session = LineSession(Replies())
+    for _ in range(2):
+        assert session.feed(b"x" * size + b"\n") == b"%d\n" % size
+        assert session.feed(b"a\n" + b"x" * size + b"\nbc\n") == b"1\n%d\n2\n" % size
+        assert session.feed(("字\n" + "字" * size + "\n").encode()) == b"1\n%d\n" % size
+    assert session.messages == 12
+
+
 def test_line_breaks_are_fine_where_they_end_no_reply():
     assert Replies("{count}\r\n", end="")[3] == b"3\r\n"
 
