@@ -121,6 +121,7 @@ def test_a_message_of_who_is_paused_is_not_late():
     swept = Swept(message_timeout_s=1)
     stream = swept.stream(LineProtocol())
     begin_a_line(stream)
+    stream.advance(0.5)  # it has been seen to wait
     stream.connection.pause_reading()
     stream.advance(100)
     assert stream.connection.state is State.OPEN
@@ -145,6 +146,115 @@ def test_after_a_time_in_which_nothing_ran_nobody_is_judged_by_the_first_sweep(s
     assert (stream.connection.state is State.OPEN) == spoke
     stream.advance(3)
     assert stream.connection.state is State.CLOSED
+
+
+@pytest.mark.parametrize(("late_s", "judged"), [(0.2, True), (0.3, False)])
+def test_a_sweep_is_late_from_a_quarter_of_its_interval_on(late_s, judged):
+    swept = Swept(idle_timeout_s=12)
+    stream = swept.stream()
+    stream.advance(11.9)
+    swept.loop.clock.now += 0.1 + late_s
+    stream.advance()
+    assert stream.connection.closing == judged
+
+
+@pytest.mark.parametrize("idle_s", [12, 13])
+def test_a_sweep_that_is_not_late_judges(idle_s):
+    swept = Swept(idle_timeout_s=idle_s)
+    stream = swept.stream()
+    stream.advance(idle_s - 0.1)
+    assert not stream.connection.closing
+    stream.advance(0.2)
+    assert stream.connection.closing
+
+
+def test_without_timeouts_it_sweeps_once_in_a_second():
+    swept = Swept()
+    passes = swept.loop.passes
+    swept.loop.advance(100)
+    assert 100 <= swept.loop.passes - passes <= 102
+
+
+def test_stopped_in_the_middle_of_a_sweep_it_looks_at_nobody_more():
+    swept = Swept(idle_timeout_s=60)
+    ended: list[Protocol] = []
+
+    class Ends(Protocol):
+        def on_close(self, error: Exception | None) -> None:
+            ended.append(self)
+            swept.sweeper.stop()
+
+    for _ in range(1003):
+        swept.stream(Ends())
+    swept.loop.advance(70)
+    assert len(ended) == 1000
+
+
+class Acknowledged:
+    """Stands for what a kernel knows of the peer's: how much it has not acknowledged, and how often it was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, unacknowledged: int) -> None:
+        self.unacknowledged = unacknowledged
+        self.asked = 0
+        monkeypatch.setattr("evloop.server.sweeper.unacknowledged_bytes", self.ask)
+
+    def ask(self, sock: object) -> int:
+        """As `evloop.net.sockets.unacknowledged_bytes`."""
+        self.asked += 1
+        return self.unacknowledged
+
+
+def test_who_acknowledges_nothing_of_what_the_kernel_took_is_ended(monkeypatch):
+    Acknowledged(monkeypatch, 100)
+    swept = Swept(write_timeout_s=6)
+    stream = swept.stream()
+    stream.connection.write(b"taken by the kernel")
+    stream.advance(5.9)
+    assert not stream.connection.closing
+    stream.advance(2)
+    assert stream.limits_hit == {"write-timeout": 1}
+
+
+def test_who_acknowledges_slowly_is_neither_stalled_nor_idle(monkeypatch):
+    kernel = Acknowledged(monkeypatch, 50)
+    swept = Swept(write_timeout_s=4, idle_timeout_s=4)
+    stream = swept.stream()
+    stream.connection.write(b"taken by the kernel")
+    while kernel.unacknowledged:
+        stream.advance(1)
+        assert not stream.connection.closing
+        kernel.unacknowledged -= 1
+    stream.advance(3)
+    assert not stream.connection.closing
+    stream.advance(3)
+    assert stream.limits_hit == {"idle-timeout": 1}
+
+
+def test_what_is_on_its_way_has_a_second_however_short_the_write_timeout_is(monkeypatch):
+    Acknowledged(monkeypatch, 100)
+    swept = Swept(write_timeout_s=0.12)
+    on_its_way, stalled = swept.stream(), swept.stream(peer_reads=0)
+    for stream in (on_its_way, stalled):
+        stream.connection.write(b"reply")
+    swept.loop.advance(0.5)
+    assert stalled.connection.closing
+    assert not on_its_way.connection.closing
+    swept.loop.advance(0.6)
+    assert on_its_way.connection.closing
+
+
+def test_the_kernel_is_asked_about_who_has_just_become_quiet_and_about_nobody_else(monkeypatch):
+    kernel = Acknowledged(monkeypatch, 0)
+    swept = Swept(write_timeout_s=60)
+    stream = swept.stream()
+    swept.loop.advance(10)
+    for _ in range(20):
+        stream.feed(b"x")
+        stream.advance(1)  # a sweep: not quiet
+    before = kernel.asked
+    stream.advance(100)
+    assert 1 <= kernel.asked - before <= 2
+    assert before <= 3  # when it was new
 
 
 def test_a_loop_that_is_always_late_has_its_timeouts_too():
