@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from evloop import Connection, Limits, Protocol, State
+from evloop.net.buffers import NOTHING_MORE
 from evloop.net.receiving import (
     FIRST_RECV_BYTES,
     MAX_PIECE_BYTES,
@@ -210,7 +211,94 @@ def test_a_half_close_before_a_turn_is_over_is_told_after_it():
     assert protocol.events[-2:] == ["eof", "close"]
 
 
-def test_who_cannot_be_watched_is_closed(monkeypatch):
+def test_what_arrives_during_a_turn_comes_after_its_rest():
+    class Slow(Recorder):
+        message_end = b"\n"
+
+        def on_data(self, data: bytes) -> None:
+            super().on_data(data)
+            stream.clock.now += 1
+
+    protocol = recorder(Slow)()
+    stream = MemoryStream(protocol)
+    numbered = b"".join(b"%d\n" % number for number in range(40_000))
+    stream.feed(GROW + numbered)
+    assert protocol.received() == GROW + numbered
+
+
+def test_paused_before_the_next_turn_begins_the_rest_waits():
+    class Pauses(Recorder):
+        message_end = b"\n"
+
+        def on_data(self, data: bytes) -> None:
+            super().on_data(data)
+            if len(data) == PIECE_BYTES:
+                stream.clock.now += 1  # so the turn is over
+                self.connection.loop.call_soon(self.connection.pause_reading)
+
+    protocol = recorder(Pauses)()
+    stream = MemoryStream(protocol)
+    stream.feed(GROW + FLOOD)
+    pieces = 1
+    while len(protocol.received()) < len(GROW + FLOOD):
+        assert sizes(protocol).count(PIECE_BYTES) == pieces
+        stream.connection.resume_reading()
+        stream.advance()
+        pieces += 1
+    assert pieces > 10
+
+
+def test_half_closed_and_stalled_it_still_receives():
+    protocol = recorder()()
+    stream = MemoryStream(protocol, peer_reads=0)
+    stream.connection.write(b"not read yet")
+    stream.connection.write_eof()
+    stream.feed(b"x")
+    assert protocol.events == ["connect", ("data", b"x")]
+    assert not stream.closed
+    assert stream.peer_reads(None) == b"not read yet"
+    assert stream.closed
+
+
+def test_more_than_the_cap_in_one_write_is_too_much_when_the_kernel_does_not_take_it():
+    for peer_reads, limits_hit in ((1, {}), (0, {"unsent": 1})):
+        stream = MemoryStream(Protocol(), limits=small_limits(max_unsent_bytes=5000), peer_reads=peer_reads)
+        stream.connection.write(bytes(5001))
+        stream.advance()
+        assert stream.limits_hit - Counter({"high-water": 1}) == limits_hit
+
+
+def test_what_is_written_or_returned_after_the_end_is_kept_nowhere():
+    class Ends(Protocol):
+        def on_data(self, data: bytes) -> bytes:
+            self.connection.abort()
+            self.connection.write(b"late")
+            return b"later"
+
+    stream = MemoryStream(Ends())
+    stream.feed(b"x")
+    assert stream.connection.is_legal
+    assert stream.connection.unsent_bytes == len(NOTHING_MORE) == 0
+    assert stream.sent == b""
+
+
+def test_who_cannot_be_watched_any_more_is_closed(monkeypatch):
+    protocol = recorder()()
+    stream = MemoryStream(protocol, peer_reads=0)
+    watch = stream.loop.poller.watch
+
+    def out_of_memory(fd: int, events: int, handler: object) -> None:
+        if events:
+            raise OSError(errno.ECONNRESET, "stands for any error")
+        watch(fd, events, handler)
+
+    monkeypatch.setattr(stream.loop.poller, "watch", out_of_memory)
+    stream.connection.write(b"x")
+    stream.advance()
+    assert protocol.events == ["connect", ("close", "ConnectionResetError")]
+
+
+def test_who_cannot_be_watched_is_not_opened(monkeypatch):
     def out_of_memory(*args: object) -> None:
         raise OSError(errno.ENOMEM, "no memory for watches")
 

@@ -304,3 +304,36 @@ def test_time_outs_are_kept_by_who_moves_and_not_by_who_moved_once():
     stream.feed(b"x")
     stream.advance(13)
     assert stream.connection.state is State.CLOSED
+
+
+@pytest.mark.parametrize("leave_something", [begin_a_line, write_more_than_is_read])
+def test_a_timeout_counts_from_the_sweep_that_saw_it_first_and_is_over_when_its_time_is(leave_something):
+    swept = Swept(message_timeout_s=12, write_timeout_s=12)  # a sweep at each full second
+    stream = swept.stream(LineProtocol(), peer_reads=0)
+    swept.loop.advance(0.5)
+    leave_something(stream)
+    stream.advance(12.4)
+    assert not stream.connection.closing
+    stream.advance(0.1)
+    assert stream.connection.closing
+
+
+def test_who_goes_on_sending_and_reads_nothing_is_stalled_all_the_same():
+    swept = Swept(write_timeout_s=12)
+    stream = swept.stream(peer_reads=0)
+    stream.connection.write(b"not read")
+    for _ in range(13):
+        assert not stream.connection.closing
+        stream.feed(b"x")
+        stream.advance(1)
+    assert stream.limits_hit == {"write-timeout": 1}
+
+
+def test_a_message_is_not_late_once_we_have_closed():
+    swept = Swept(message_timeout_s=1)
+    stream = swept.stream(LineProtocol(), peer_reads=0)
+    begin_a_line(stream)
+    write_more_than_is_read(stream)
+    stream.connection.close()
+    stream.advance(60)
+    assert stream.connection.state is State.FLUSHING
