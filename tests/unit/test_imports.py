@@ -36,6 +36,7 @@ ORDER = [
     "evloop.net.connection",
     "evloop.net.connector",
     "evloop.net.eventloop",
+    "evloop.net.memory",
     "evloop.server.portowner",
     "evloop.server.descriptors",
     "evloop.server.sweeper",
