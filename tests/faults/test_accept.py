@@ -13,12 +13,14 @@ from collections import Counter
 import pytest
 
 import evloop.server.listener
+from clients import Client
 from evloop import EventLoop, Limits, Protocol, Server
 from evloop.server.listener import Listener
 from faults.endings import assert_no_reset_follows
 from faults.faultysocket import FaultyListener
-from faults.processes import SPINNING
-from harness import DEADLINE_S, Client, recorder, run_pass, run_until, small_limits, wait_until
+from processes import SPINNING
+from servers import recorder, small_limits
+from waiting import DEADLINE_S, run_pass, run_until, wait_until
 
 
 class Echo(Protocol):

@@ -14,8 +14,9 @@ import pytest
 
 from evloop import EndpointError, EventLoop, Limits, Protocol, parse_endpoint
 from evloop.core.poller import Poller
-from harness import Recorder, recorder, run_pass, run_until
 from outgoing import closed_port, silent_listener
+from servers import Recorder, recorder
+from waiting import run_pass, run_until
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from evloop.net.receiving import (
     TURN_S,
 )
 from evloop.testing import MemoryLoop, MemoryStream
-from harness import Recorder, recorder, small_limits
+from servers import Recorder, recorder, small_limits
 
 
 def sizes(protocol: Recorder) -> list[int]:

@@ -11,7 +11,7 @@ import pytest
 from evloop import Limits, ListenError, Protocol, Server
 from evloop.server.listener import EXHAUSTED_PAUSE_S
 from evloop.testing import MemoryLoop, MemorySocket
-from harness import recorder
+from servers import recorder
 
 
 class Served:

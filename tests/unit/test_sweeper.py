@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from evloop import Connection, Limits, LineProtocol, Protocol, State
-from evloop.server.sweeper import Sweeper
+from evloop.net.sweeper import Sweeper
 from evloop.testing import MemoryLoop, MemoryStream
-from harness import recorder
+from servers import recorder
 
 
 class Swept:
@@ -196,7 +196,7 @@ class Acknowledged:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, unacknowledged: int) -> None:
         self.unacknowledged = unacknowledged
         self.asked = 0
-        monkeypatch.setattr("evloop.server.sweeper.unacknowledged_bytes", self.ask)
+        monkeypatch.setattr("evloop.net.sweeper.unacknowledged_bytes", self.ask)
 
     def ask(self, sock: object) -> int:
         """As `evloop.net.sockets.unacknowledged_bytes`."""

@@ -12,7 +12,7 @@ import pytest
 
 from evloop import LimitError, LineProtocol, Protocol, State
 from evloop.testing import MemoryLoop, MemoryStream
-from harness import Recorder, recorder, small_limits
+from servers import Recorder, recorder, small_limits
 
 
 class Upper(Protocol):
