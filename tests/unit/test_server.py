@@ -62,9 +62,9 @@ def test_a_drain_that_everybody_obeys_is_over_at_once():
     served.loop.advance()
     assert stopped == [began, began]
     assert not served.server.aborted
+    assert served.loop.timers == 0
     served.loop.advance(100)
     assert len(stopped) == 2
-    assert served.loop.timers == 0
 
 
 @pytest.mark.parametrize("timeout_s", [0.4, 10.0, 30.0])
@@ -87,19 +87,54 @@ def test_a_drain_takes_its_time_and_not_more(logged, timeout_s):
     assert served.loop.timers == 0
 
 
-def test_of_a_time_in_which_nothing_ran_a_drain_counts_a_second_at_most(logged):
-    logged.expect("not done after 10 s: aborted")
-    served = Served(recorder(on_eof=lambda self: self.connection.hold()))
+@pytest.mark.parametrize(("timeout_s", "counted_s"), [(10.0, 1.0), (4.0, 0.5)])
+def test_of_a_time_in_which_nothing_ran_a_drain_counts_a_step(logged, timeout_s, counted_s):
+    logged.expect("not done after .* s: aborted")
+    served = Served(recorder(on_eof=lambda self: self.connection.hold()), drain_timeout_s=timeout_s)
     client = served.connect()
     client.shutdown(socket.SHUT_WR)
     served.loop.advance()
     served.server.drain()
     served.loop.advance(1)
     served.loop.clock.now += 3600  # suspended
-    served.loop.advance(7.9)
+    served.loop.advance(timeout_s - 1 - counted_s - 0.1)
     assert not served.server.aborted
-    served.loop.advance(2)
+    served.loop.advance(counted_s + 0.2)
     assert served.server.aborted
+
+
+def test_an_abort_is_remembered():
+    served = Served()
+    served.connect()
+    stopped: list[int] = []
+    served.server.drain(lambda: stopped.append(1))
+    served.server.abort()
+    assert served.server.stopping
+    served.server.abort()
+    served.loop.advance()
+    assert served.server.aborted
+    assert stopped == [1]
+    assert not served.loop.memory.givers
+
+
+def test_totals_are_of_those_who_are_gone_and_of_those_who_are_there():
+    class Twice(Protocol):
+        def on_data(self, data: bytes) -> bytes:
+            return data * 2
+
+    served = Served(Twice)
+    for _ in range(2):
+        client = served.connect()
+        client.send(b"12345")
+        served.loop.advance()
+        assert client.recv(100) == b"1234512345"
+        client.shutdown(socket.SHUT_WR)
+        served.loop.advance()
+        served.connect().send(b"1")
+        served.loop.advance()
+    assert served.server.totals() == (12, 24)
+    assert len(served.server.connections) == 2
+    assert len(served.loop.memory.givers) == 1
 
 
 def test_those_who_wait_are_accepted_by_a_drain_and_no_more_than_can_have_waited():
