@@ -253,6 +253,7 @@ def test_half_closed_and_stalled_it_still_receives():
     stream = MemoryStream(protocol, peer_reads=0)
     stream.connection.write(b"not read yet")
     stream.connection.write_eof()
+    stream.advance()
     stream.feed(b"x")
     assert protocol.events == ["connect", ("data", b"x")]
     assert not stream.closed

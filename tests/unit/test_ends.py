@@ -285,3 +285,45 @@ def test_the_handler_can_be_replaced_and_bytes_are_counted():
     assert stream.connection.bytes_sent == 5
     stream.peer_reads(None)
     assert (stream.sent, stream.connection.bytes_sent) == (b"ABCDEF", 6)
+
+
+def test_a_reply_that_the_kernel_takes_nothing_of_leaves_whole_later():
+    stream = MemoryStream(recorder(on_data=lambda self, data: data.upper())(), peer_reads=0)
+    stream.feed(b"abc")
+    assert stream.peer_reads(None) == b"ABC"
+
+
+def test_what_is_written_is_counted_when_it_has_left():
+    stream = MemoryStream(Protocol(), peer_reads=2)
+    stream.connection.write(b"abc")
+    stream.connection.write(b"def")
+    assert stream.connection.bytes_sent == 0
+    stream.advance()
+    assert stream.connection.bytes_sent == 2
+    stream.peer_reads(None)
+    stream.connection.write(b"ghi")
+    stream.advance()
+    assert stream.connection.bytes_sent == 9
+
+
+def test_a_long_turn_that_raises_ends_it_and_one_that_does_not_leaves_writes_as_they_were():
+    class Writes(Recorder):
+        message_end = b"\n"
+
+        def on_data(self, data: bytes) -> bytes:
+            if b"!" in data:
+                raise ValueError(data)
+            self.connection.write(b"<")
+            self.connection.write(b">")
+            return b"."
+
+    stream = MemoryStream(recorder(Writes)())
+    stream.feed(bytes(479 + 3832 + 30656) + b"\n")
+    answer = stream.feed(b"\n" * 50_000)
+    assert answer == b"<>." * (len(answer) // 3)
+    assert len(answer) > 20
+    stream.connection.write(b"written after it")
+    assert stream.advance() == b"written after it"
+    with pytest.raises(ValueError, match="!"):
+        stream.feed(b"x\n" * 10_000 + b"!")
+    check(stream, State.CLOSED)
