@@ -13,11 +13,13 @@ from collections import Counter
 import pytest
 
 import evloop.server.listener
+from clients import Client
 from evloop import Protocol
 from evloop.server.listener import Listener
 from faults.faultysocket import FaultyListener
-from faults.processes import SPINNING
-from harness import DEADLINE_S, Client, run_pass, run_until, small_limits, wait_until
+from processes import SPINNING
+from servers import small_limits
+from waiting import DEADLINE_S, run_pass, run_until, wait_until
 
 
 @pytest.fixture

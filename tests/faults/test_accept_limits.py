@@ -8,9 +8,11 @@ import socket
 import psutil
 import pytest
 
+from clients import Client
 from evloop import EventLoop, Limits, Protocol, Server
 from faults.endings import assert_no_reset_follows
-from harness import Client, recorder, small_limits, wait_until
+from servers import recorder, small_limits
+from waiting import wait_until
 
 
 class Echo(Protocol):

@@ -9,7 +9,8 @@ from typing import ClassVar
 import pytest
 
 from evloop import LineProtocol, Protocol, State
-from harness import Recorder, recorder, small_limits, wait_until
+from servers import Recorder, recorder, small_limits
+from waiting import wait_until
 
 # ---------------------------------------------------------------------- 37
 

@@ -14,12 +14,12 @@ import time
 import pytest
 
 from evloop import Connection, Limits, LineProtocol
-from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.net.state import State
 from faults.faultysocket import FaultySocket
-from faults.processes import Process
-from harness import DEADLINE_S, run_pass, run_until, small_limits, wait_until
 from interpreters import loads_logging_fast
+from processes import Process
+from servers import small_limits
+from waiting import DEADLINE_S, run_pass, run_until, wait_until
 
 EXIT_ABORTED = 1
 
@@ -208,11 +208,10 @@ def test_32_drain_takes_all_that_a_receive_buffer_can_hold(spawn):
 
 
 @pytest.mark.parametrize("selector", [selectors.DefaultSelector])
-def test_32_drain_is_not_cut_by_the_message_deadline(start):
+def test_32_drain_is_not_cut_by_the_message_deadline(counting):
     """The message that has begun will never end, as nothing is read any more: that is not its client's fault."""
     limits = small_limits(message_timeout_s=0.2, high_water_bytes=1 << 23, drain_timeout_s=60)
-    settings = ServiceSettings(template="{count:>999}", limits=limits)
-    server = start(make_server=lambda loop: CharCountServer(loop, settings))
+    server = counting(limits, template="{count:>999}")
     server.server.listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     release = server.hold()
     client = server.connect(receive_buffer=4096)

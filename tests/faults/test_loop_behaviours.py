@@ -7,12 +7,14 @@ import socket
 
 import pytest
 
+from clients import Client
 from evloop import Connection, Protocol, Server
 from evloop.server.listener import Listener
 from faults.endings import read_to_the_end
 from faults.faultysocket import FaultyListener
-from faults.processes import SPINNING
-from harness import Client, run_pass, run_until, small_limits, wait_until
+from processes import SPINNING
+from servers import small_limits
+from waiting import run_pass, run_until, wait_until
 
 
 class Echo(Protocol):

@@ -14,11 +14,12 @@ import psutil
 import pytest
 
 import evloop.core.poller
+from clients import Client
 from evloop import EventLoop, Protocol, Server
-from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.server.descriptors import affordable_connections
-from harness import DEADLINE_S, Client, LoopThread, run_pass, run_until, small_limits, wait_until
 from interpreters import loads_logging_fast
+from servers import small_limits
+from waiting import DEADLINE_S, LoopThread, run_pass, run_until, wait_until
 
 
 class Echo(Protocol):
@@ -183,9 +184,8 @@ def test_29_loop_that_only_waits_is_not_called_blocked(spawn):
 # ---------------------------------------------------------------------- 30
 
 
-def test_30_each_selector_serves_alike(start):
-    settings = ServiceSettings(limits=small_limits())
-    server = start(make_server=lambda loop: CharCountServer(loop, settings))
+def test_30_each_selector_serves_alike(counting):
+    server = counting()
     clients = [server.connect() for _ in range(50)]
     for client in clients:
         client.send("zażółć\n".encode() * 3)

@@ -15,8 +15,9 @@ import pytest
 import evloop.server.listener
 from evloop.errors import ListenError
 from evloop.server.listener import open_listeners
-from faults.processes import ROOT, SERVER, listening_socket
-from harness import DEADLINE_S, wait_until
+from paths import ROOT, SERVER
+from processes import listening_socket
+from waiting import DEADLINE_S, wait_until
 
 EXIT_CANNOT_LISTEN = 3
 
@@ -26,7 +27,7 @@ EXIT_CANNOT_LISTEN = 3
 
 def run_server(*arguments: str, prefix: tuple[str, ...] = ()) -> tuple[int, list[str]]:
     """Exit status and lines of stderr of a server that can't start."""
-    command = [*prefix, sys.executable, str(SERVER), *arguments]
+    command = [*prefix, sys.executable, SERVER, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, cwd=ROOT)
     assert done.stdout == ""
     return done.returncode, done.stderr.splitlines()

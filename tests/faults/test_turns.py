@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 
 import pytest
 
+from clients import Client
 from evloop import CallbackResultError, LineProtocol, Protocol
 from evloop.net.receiving import MAX_PIECE_BYTES, MAX_TURN_REPLY_BYTES, RECV_BYTES, TURN_S
 from faults.chunks import MOST_REPLIES_OF_A_TURN, record_chunks
-from harness import Client, Recorder, RunningServer, recorder, small_limits, wait_until
+from servers import Recorder, RunningServer, recorder, small_limits
+from waiting import wait_until
 
 # ---------------------------------------------------------------------- 35
 

@@ -8,11 +8,12 @@ import time
 
 import pytest
 
+from clients import Client
 from evloop import LimitError, Limits, Protocol
-from evloop.charcount.server import CharCountServer, ServiceSettings
 from faults.chunks import MOST_REPLIES_OF_A_TURN, record_chunks
-from faults.processes import SPINNING
-from harness import DEADLINE_S, Client, small_limits, wait_until
+from processes import SPINNING
+from servers import small_limits
+from waiting import DEADLINE_S, wait_until
 
 
 class Echo(Protocol):
@@ -76,10 +77,10 @@ def test_14_pipelining_client_that_never_reads_is_not_read(spawn, message, reply
 @pytest.mark.parametrize(("message", "reply"), AMPLIFIERS)
 @pytest.mark.parametrize("trusted", [False, True], ids=["from the start", "after big messages"])
 @pytest.mark.parametrize("selector", [selectors.DefaultSelector])
-def test_14_pipelining_client_unsent_bytes_are_bounded(start, message, reply, trusted):
+def test_14_pipelining_client_unsent_bytes_are_bounded(counting, message, reply, trusted):
     """The bound: the high-water mark, and the replies of one turn, whatever the peer has sent before."""
     limits = Limits(max_connections=100)
-    server = start(make_server=lambda loop: CharCountServer(loop, ServiceSettings(limits=limits)))
+    server = counting(limits)
     small_send_buffers(server)
     server.server.listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
     client = server.connect(receive_buffer=4096)

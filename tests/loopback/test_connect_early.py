@@ -12,8 +12,9 @@ import pytest
 
 from evloop import EventLoop, Limits, Protocol
 from evloop.core.poller import Poller
-from harness import Recorder, recorder, run_pass, run_until
 from outgoing import silent_listener
+from servers import Recorder, recorder
+from waiting import run_pass, run_until
 
 
 @pytest.fixture

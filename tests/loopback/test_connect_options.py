@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from evloop import EndpointError, EventLoop, parse_endpoint
-from harness import Recorder, recorder, run_pass, run_until
 from outgoing import closed_port
+from servers import Recorder, recorder
+from waiting import run_pass, run_until
 
 
 @pytest.fixture

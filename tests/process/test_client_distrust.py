@@ -21,9 +21,9 @@ from evloop.charcount.client import (
     ReplyError,
     UnexpectedReplyError,
 )
-from faults.processes import listening_socket
-from harness import DEADLINE_S, wait_until
-from process.clients import answering, one_line, run_client
+from process.commands import answering, one_line, run_client
+from processes import listening_socket
+from waiting import DEADLINE_S, wait_until
 
 UNASKED = "charcount-client: the server sent a reply that no message asked for: "
 
