@@ -19,7 +19,7 @@ import pytest
 
 from evloop import EventLoop, Limits, Protocol, Server
 from evloop.net.tlssettings import TLSServerSettings
-from harness import DEADLINE_S
+from waiting import DEADLINE_S
 
 trustme = pytest.importorskip("trustme", reason="trustme makes the certificates")
 

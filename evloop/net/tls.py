@@ -147,6 +147,9 @@ class TLSConnection(SealedConnection):
             self._handshake_done()
 
     def _handshake_done(self) -> None:
+        if self.closing and not self._unsent:
+            self._finish()  # closed before it was made, and nothing is to be sent
+            return
         self._end_handshake()
         self._pause &= ~PAUSED_BY_HANDSHAKE
         self._tally.succeeded(self._tls)

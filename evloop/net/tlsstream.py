@@ -198,12 +198,12 @@ class SealedConnection(Connection):
         except SSLError as error:
             self._tls_failed(error)
             return
-        self._in_record = False
         data = b"".join(parts)
         if len(data) < size // 8:
             self._recv_bytes = FIRST_RECV_BYTES
-        elif size == self._recv_bytes and len(data) >= size // 4:
-            self._recv_bytes = min(larger_recv_bytes(size), MAX_RECV_BYTES)
+        elif (size == self._recv_bytes or self._in_record) and len(data) >= self._recv_bytes // 4:
+            self._recv_bytes = min(larger_recv_bytes(self._recv_bytes), MAX_RECV_BYTES)
+        self._in_record = False
         self._deliver(data, ended)
 
     def _nothing_to_read(self, sealed: bytes) -> None:

@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 
+from clients import Client
 from evloop import EventLoop, LimitError, Protocol, Server, TLSError, TLSServerSettings, TLSSettingsError
 from evloop.net import tls as tls_module
 from evloop.net.receiving import FIRST_RECV_BYTES
 from evloop.net.tlsinfo import HANDSHAKE_TURN_S
 from evloop.net.tlsqueue import RECORD_BYTES
 from evloop.net.tlsstream import MAX_RECV_BYTES
-from harness import DEADLINE_S, Client, Recorder, RunningServer, recorder, run_pass, run_until, small_limits, wait_until
+from servers import Recorder, RunningServer, recorder, small_limits
 from tlsworld import RecordClient, connect_tls, world
+from waiting import DEADLINE_S, run_pass, run_until, wait_until
 
 
 class EchoRecorder(Recorder):
@@ -240,6 +242,19 @@ def test_84_records_are_received_in_large_portions_when_they_say_much(start_tls)
         wait_until(lambda: len(protocol.received()) == len(data))
         assert protocol.received() == data
         assert server.call(lambda: connection._recv_bytes) <= MAX_RECV_BYTES
+
+
+@pytest.mark.parametrize("size", [457, 458, 512, 4000, RECORD_BYTES])
+def test_84_records_that_are_longer_than_a_receive_are_soon_received_whole(start_tls, size):
+    # 457: with all that is around it, just what the first receive takes.
+    server = start_tls(Echo)
+    with RecordClient(server.address) as client:
+        client.shake_hands()
+        connection = server.connection()
+        for _ in range(4):
+            client.send(b"x" * size)
+            client.receive_exactly(size)
+        assert server.call(lambda: connection._recv_bytes) >= size + 22
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])

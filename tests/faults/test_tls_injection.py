@@ -13,8 +13,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from evloop import Connection, TLSServerSettings
 from faults.test_injection import Life
-from harness import run_pass
 from tlsworld import world
+from waiting import run_pass
 
 
 class TLSPeer:

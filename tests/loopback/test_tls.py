@@ -12,8 +12,9 @@ import pytest
 
 from evloop import Connection, EventLoop, Limits, Protocol, TLSClientSettings
 from evloop.net.state import State
-from harness import Recorder, recorder, run_until, small_limits, wait_until
+from servers import Recorder, recorder, small_limits
 from tlsworld import RecordClient, connect_tls, world
+from waiting import run_until, wait_until
 
 BOTH = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
 

@@ -13,8 +13,9 @@ import pytest
 
 from evloop import Protocol, TLSClientSettings, TLSServerSettings, TLSSettingsError
 from evloop.net.tlssettings import EXPIRY_WARNING_S
-from harness import recorder, wait_until
+from servers import recorder
 from tlsworld import connect_tls, trustme, world
+from waiting import wait_until
 
 
 class Echo(Protocol):

@@ -9,8 +9,8 @@ import subprocess
 import pytest
 
 from evloop import LineProtocol, TLSServerSettings
-from harness import DEADLINE_S
 from tlsworld import trustme, world
+from waiting import DEADLINE_S
 
 
 class Lengths(LineProtocol):
