@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from evloop.protocols.lines import LineProtocol
     from evloop.server.server import Server
     from evloop.server.stats import ServerStats
+    from evloop.server.unixsockets import UnixAccess
 
 __all__ = [
     "CallbackResultError",
@@ -41,6 +42,7 @@ __all__ = [
     "ServerStats",
     "State",
     "Timer",
+    "UnixAccess",
     "__version__",
     "parse_endpoint",
     "prepare",
@@ -58,6 +60,7 @@ _MODULES = {
     "protocols.lines": ("LineProtocol",),
     "server.server": ("Server",),
     "server.stats": ("ServerStats",),
+    "server.unixsockets": ("UnixAccess",),
     "program.serve": ("prepare", "serve"),
     "net.state": ("State",),
     "core.timers": ("Timer",),
