@@ -60,6 +60,7 @@ ORDER = [
     "evloop.charcount.session",
     "evloop.charcount.server",
     "evloop.charcount.wire",
+    "evloop.charcount.connecting",
     "evloop.charcount.client",
     "evloop.charcount.pump",
     "evloop.charcount.cli.streams",
