@@ -164,16 +164,18 @@ def run_server(argv: list[str] | None) -> int:
         server = CharCountServer(loop, settings)
         try:
             addresses = places.listen(server)
+            prepare(loop, server)
+            if hasattr(gc, "freeze"):  # PyPy's collector has no need of it
+                # What exists by now lives as long as the process: the collector need never look at it again.
+                gc.freeze()
+            for address in addresses:
+                say(_COMMAND, f"listening on {address}")
+            loop.run()
         except ListenError as error:
             say(_COMMAND, str(error))
             return EXIT_CANNOT_LISTEN
-        prepare(loop, server)
-        if hasattr(gc, "freeze"):  # PyPy's collector has no need of it
-            # What exists by now lives as long as the process: the collector need never look at it again.
-            gc.freeze()
-        for address in addresses:
-            say(_COMMAND, f"listening on {address}")
-        loop.run()
+        finally:
+            server.abort()  # nothing is left to abort, unless this ends by an error: then no path may be left behind
         for signum in STOP_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)  # it is over: what comes now must not change the exit status
         server.log.flush()
