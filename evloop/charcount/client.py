@@ -18,6 +18,10 @@ from evloop.charcount.wire import (
 from evloop.errors import ConnectError, EvloopError
 from evloop.net.endpoint import Endpoint
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from evloop.net.tlssettings import TLSClientSettings
+
 __all__ = [
     "CharCountClient",
     "ClientTimeoutError",
@@ -75,6 +79,8 @@ class CharCountClient:
     Args:
         host, port: where the server listens: a name or an address, and a port (default: 12345); or in one argument an
             endpoint, or its text (``"unix:/run/x"``: see `evloop.net.endpoint`). Addresses of a name race.
+        tls: speak TLS, with these settings. Default: as the endpoint says (``"tls:example.org:443"``), and trust whom
+            the system trusts.
         timeout_s: the longest wait for the connection, all addresses of the name together, and for the server to give a
             whole answer, or to take more of what is sent.
 
@@ -82,6 +88,8 @@ class CharCountClient:
         ConnectError: the server can't be found or reached.
         ClientTimeoutError: it does not answer in time.
         EndpointError: there can't be an endpoint like that.
+        TLSError: the server can't be trusted, or speaks no TLS; later, by each method: the stream is not right, or was
+            cut.
     """
 
     def __init__(
@@ -89,9 +97,10 @@ class CharCountClient:
         host: str | Endpoint = DEFAULT_HOST,
         port: int | None = None,
         *,
+        tls: TLSClientSettings | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
-        self._wire = connect_wire(server_endpoint(host, port), timeout_s)
+        self._wire = connect_wire(server_endpoint(host, port), timeout_s, tls)
         self._timeout_s = timeout_s
         self._deadline = Deadline(timeout_s)
         self._reply_lines = ReplyLines()

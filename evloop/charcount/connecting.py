@@ -29,6 +29,7 @@ from evloop.net.resolver import literal_addresses, look_up, lookup_error
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.net.resolver import Address
+    from evloop.net.tlssettings import TLSClientSettings
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 12345
@@ -78,19 +79,32 @@ def to_connect_to(endpoint: Endpoint) -> TcpEndpoint | UnixEndpoint:
     return endpoint
 
 
-def connect_wire(endpoint: TcpEndpoint | UnixEndpoint, timeout_s: float) -> Wire:
+def connect_wire(endpoint: TcpEndpoint | UnixEndpoint, timeout_s: float, tls: TLSClientSettings | None = None) -> Wire:
     """A connection to a server. The caller closes it.
 
     Args:
-        timeout_s: for all of it: the name and every address.
+        timeout_s: for all of it: the name, every address, and the handshake of TLS.
+        tls: speak TLS, with these settings. Default: as the endpoint says, and trust whom the system trusts.
 
     Raises:
         ConnectError: in one line, what happened and what to do.
         ClientTimeoutError: no answer in ``timeout_s`` seconds.
+        TLSError: the handshake of TLS failed.
     """
-    if endpoint.tls:
-        raise ConnectError(f"cannot connect to {endpoint}: this client speaks no TLS")
-    return Wire(open_socket(endpoint, timeout_s))
+    if tls is None and not endpoint.tls:
+        return Wire(open_socket(endpoint, timeout_s), endpoint)
+    from evloop.charcount.tlswire import TLSWire  # here, as they take long to load
+    from evloop.net.tlssettings import TLSClientSettings
+
+    settings = TLSClientSettings() if tls is None else tls
+    ends = time.monotonic() + timeout_s
+    wire = TLSWire(open_socket(endpoint, timeout_s), endpoint, settings)
+    try:
+        wire.shake_hands(ends, timeout_s)
+    except BaseException:
+        wire.close()
+        raise
+    return wire
 
 
 def open_socket(endpoint: TcpEndpoint | UnixEndpoint, timeout_s: float) -> socket.socket:

@@ -81,7 +81,8 @@ class Pump:
     def _run_pass(self) -> None:
         was_stuck = bool(self._unsent)
         self._watch(self._source, 0 if was_stuck or self._source_ended else selectors.EVENT_READ)
-        writing = selectors.EVENT_WRITE if was_stuck and not self._wire.broken else 0
+        more = was_stuck or self._wire.holds_back
+        writing = selectors.EVENT_WRITE if more and not self._wire.broken else 0
         self._watch(self._wire.fileno(), selectors.EVENT_READ | writing)
         found, time_over = self._deadline.select(self._selector)
         ready = {key.fd: events for key, events in found}
@@ -93,6 +94,8 @@ class Pump:
             sent = self._send()
             # That the kernel takes bytes says nothing about the server, unless it had no room before.
             moved = moved or (was_stuck and sent > 0)
+        elif self._wire.holds_back:
+            self._wire.send(b"")
         self._keep_time(moved, time_over)
 
     def _watch(self, fd: int, events: int) -> None:

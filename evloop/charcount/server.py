@@ -15,7 +15,7 @@ from evloop.core.loop import Loop
 from evloop.core.timers import Timer
 from evloop.errors import LimitError
 from evloop.limits import Limits
-from evloop.log import DEBUG, INFO, Logger
+from evloop.log import DEBUG, INFO, WARNING, Logger
 from evloop.net.protocol import Protocol
 from evloop.ratelimit import LimitedLogger
 from evloop.server.server import Server
@@ -28,6 +28,10 @@ DEFAULT_PORT = 12345
 
 # A person who types a line by hand, and a slow link, are not told; one who wonders is.
 _HINT_AFTER_S = 5.0
+
+# How a client of TLS begins: a handshake record, of version 3. As text it would be control characters.
+_TLS_HELLO = b"\x16\x03"
+_TLS_ADVICE = "seems to speak TLS, which this port does not: have it connect without, or serve it by --listen tls:..."
 
 
 class ServiceSettings:
@@ -80,7 +84,13 @@ class CharCountProtocol(Protocol):
         return self._on_first_data if self._server.log.enabled(INFO) else self.session.feed
 
     def _on_first_data(self, data: bytes) -> bytes:
-        self._server.log.log(INFO, "connect %s", self.connection.peer)
+        tls = self.connection.tls
+        if tls is None:
+            self._server.log.log(INFO, "connect %s", self.connection.peer)
+            if data.startswith(_TLS_HELLO):
+                self._server.log.log(WARNING, "%s %s", self.connection.peer, _TLS_ADVICE)
+        else:
+            self._server.log.log(INFO, "connect %s %s", self.connection.peer, tls)
         self.connection.set_data_handler(self.session.feed)
         reply = self.session.feed(data)
         if not reply and self.waits_for_line_end:

@@ -19,12 +19,15 @@ import selectors
 import socket
 import time
 
-from evloop.errors import EvloopError
+from evloop.errors import EvloopError, TLSError
+from evloop.net.endpoint import Endpoint
 
-_RECV_BYTES = 65536
+RECV_BYTES = 65536
 # A reply is a few bytes; with a template of the server's it may be longer, but not for ever. Not less than what is
 # received at once.
 _MAX_REPLY_BYTES = 65536
+# How a server of TLS answers what is not TLS: a record with an alert, of version 3. A reply begins otherwise.
+_TLS_ALERT = b"\x15\x03"
 # Of a reply that nobody asked for, so much is shown.
 _SHOWN_BYTES = 60
 # A wait that took so much longer than asked says that the process was stopped meanwhile.
@@ -117,14 +120,17 @@ class Wire:
 
     Args:
         sock: a connected socket.
+        endpoint: where to.
 
     Attributes:
         broken: nothing can be sent any more; there may still be something to read.
         closed: `close` was called.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, endpoint: Endpoint) -> None:
         sock.setblocking(False)
+        self.endpoint = endpoint
+        self._received_nothing = True
         self._socket = sock
         self._selector = selectors.DefaultSelector()
         self._selector.register(sock, selectors.EVENT_READ)
@@ -147,15 +153,26 @@ class Wire:
             sent = self.send(data) if data else 0
             if sent:
                 return sent, b""
-            writing = selectors.EVENT_WRITE if data and not self.broken else 0
-            self._selector.modify(self._socket, selectors.EVENT_READ | writing)
-            ready, _ = deadline.select(self._selector)
+            ready, _ = deadline.select(self.watch(data))
             if not ready:
                 raise deadline.error()
+            if self.holds_back:
+                self.send(b"")
             if ready[0][1] & selectors.EVENT_READ:
                 received = self.receive()
                 if received is not None:
                     return 0, received
+
+    def watch(self, data: bytes | memoryview) -> selectors.BaseSelector:
+        """What waits until something has come, or some of ``data`` can leave."""
+        writing = selectors.EVENT_WRITE if (data or self.holds_back) and not self.broken else 0
+        self._selector.modify(self._socket, selectors.EVENT_READ | writing)
+        return self._selector
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether something has yet to leave beside what `send` was given: call it when the socket can be written."""
+        return False
 
     def check_open(self) -> None:
         """Raise `ConnectionLostError` if the wire is closed."""
@@ -174,13 +191,22 @@ class Wire:
             return 0
 
     def receive(self) -> bytes | None:
-        """What has come by now: None for nothing, empty at the end of the stream, also if the server has reset it."""
+        """What has come by now: None for nothing, empty at the end of the stream, also if the server has reset it.
+
+        Raises:
+            TLSError: the server speaks TLS; or, on a wire of TLS, the stream is not right.
+        """
         try:
-            return self._socket.recv(_RECV_BYTES)
+            received = self._socket.recv(RECV_BYTES)
         except BlockingIOError:
             return None
         except OSError:
             return b""
+        if self._received_nothing:
+            self._received_nothing = False
+            if received.startswith(_TLS_ALERT):
+                raise TLSError("plaintext", f"the server speaks TLS: use tls:{self.endpoint}")
+        return received
 
     def fileno(self) -> int:
         """The socket's descriptor, for whoever waits for it together with others."""

@@ -49,7 +49,7 @@ def explain(error: Exception, *, of_server: bool) -> TLSError:
     code = getattr(error, "verify_code", None)
     peer = "client" if of_server else "server"
     if code is not None:
-        return _explain_certificate(code, getattr(error, "verify_message", ""), peer)
+        return _explain_certificate(code, getattr(error, "verify_message", "").rstrip("."), peer)
     if reason == _NO_CERTIFICATE:
         return TLSError("certificate", f"the {peer} has no certificate, and needs one")
     if reason in _PLAINTEXT:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 # 1 ms with RSA of 2048 bits.
 HANDSHAKE_TURN_S = 0.004
 
+_MAX_SHOWN = 200  # characters of a text that a peer chose
+
 
 class HandshakeTally:
     """What is counted of the handshakes of one listener or client, and the time that they may take in one pass.
@@ -49,6 +51,10 @@ class HandshakeTally:
         self.resumed += bool(tls.session_reused)
         self.versions[tls.version() or "unknown"] += 1
 
+    def status(self) -> dict[str, int]:
+        """Those that led to a connection, by version, and how many of them were ``resumed``."""
+        return {**self.versions, "resumed": self.resumed} if self.handshakes else {}
+
 
 class TLSInfo:
     """What both sides of a TLS connection have agreed on.
@@ -73,10 +79,23 @@ class TLSInfo:
         self.peer_certificate: dict[str, Any] | None = tls.getpeercert() or None
         subject: Any = (self.peer_certificate or {}).get("subject", ())
         text = ", ".join(f"{name}={value}" for part in subject for name, value in part)
-        self.peer_subject = "".join(character if character.isprintable() else "?" for character in text)
+        self.peer_subject = _printable(text)
+
+    def __str__(self) -> str:
+        """For a line of a log. The name is the client's choice, so it has no blanks, and is not long."""
+        name = _printable(self.server_name or "")[:_MAX_SHOWN].replace(" ", "?")
+        subject = self.peer_subject[:_MAX_SHOWN]
+        return (
+            f"{self.version} {self.cipher}{' resumed' if self.resumed else ''}"
+            f"{f' name={name}' if name else ''}{f' subject={subject}' if subject else ''}"
+        )
 
     def __repr__(self) -> str:
         return f"<TLSInfo {self.version} {self.cipher} {self.peer_subject}>"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def server_name(tls: SSLObject) -> str | None:

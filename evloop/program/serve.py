@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from evloop.core.loop import Loop
@@ -13,6 +13,7 @@ from evloop.log import INFO, NOTICE, Logger, load, say
 from evloop.net.eventloop import EventLoop
 from evloop.net.protocol import Protocol
 from evloop.program.systemd import take_inherited
+from evloop.program.terminal import has_terminal
 from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server.server import Server
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 _log = Logger("evloop.server")
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+
+# A shell that ends sends SIGHUP before its terminal goes away: after so long it is looked at once more.
+_LOOK_AGAIN_S = 1.0
 
 # A pass that takes longer is worth a line in the log: everyone else was waiting.
 SLOW_PASS_S = 0.1
@@ -47,9 +51,9 @@ def serve(
 ) -> None:
     """Serve until a signal says stop, then drain: the whole of a small server's main function.
 
-    The signals are SIGTERM, SIGINT and SIGHUP; a second one aborts at once. SIGUSR1 writes a status to the log. Takes
-    SIGALRM and the interval timer of real time, too, to find out what blocks the loop, unless the program uses them. To
-    be called in the main thread.
+    The signals are SIGTERM and SIGINT, of which a second one aborts at once, and SIGHUP if the terminal was closed.
+    Otherwise SIGHUP reads certificates again. SIGUSR1 writes a status to the log. Takes SIGALRM and the interval timer
+    of real time, too, to find out what blocks the loop, unless the program uses them. To be called in the main thread.
 
     Args:
         protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass.
@@ -79,7 +83,7 @@ def serve(
                 say(str(error))
                 raise SystemExit(EXIT_CANNOT_LISTEN) from None
             servers += more or ()
-            prepare(loop, *servers)
+            prepare(loop, *servers, on_reload=[] if tls is None else [tls.reload_and_log])
             if tls is not None:
                 tls.watch(loop)
             if on_listening is None:
@@ -108,16 +112,18 @@ def _listen(
         raise ListenError(str(error)) from None
 
 
-def prepare(loop: Loop, *servers: Server) -> None:
+def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], object]] = ()) -> None:
     """What servers that are a program do besides serving. To be called in the main thread, before the loop runs.
 
-    SIGTERM, SIGINT or SIGHUP (the terminal was closed; stays ignored under nohup): drain all servers, then stop the
-    loop; on a second one abort at once. `Server.aborted` tells afterwards which it was. SIGUSR1: write their status to
-    the log. Logging is loaded soon after the start (see `evloop.log`).
+    SIGTERM or SIGINT: drain all servers, then stop the loop; on a second one abort at once. `Server.aborted` tells
+    afterwards which it was. SIGHUP: call all of ``on_reload``; but if the process had a controlling terminal, and it is
+    gone, drain and stop. Stays ignored under nohup. SIGUSR1: write their status to the log. Logging is loaded soon
+    after the start (see `evloop.log`).
 
     Raises:
         RuntimeError: not in the main thread.
     """
+    had_terminal = has_terminal()
     running = set(servers)
     stopping = False
 
@@ -139,15 +145,29 @@ def prepare(loop: Loop, *servers: Server) -> None:
         for server in servers:
             server.drain(partial(stopped, server))
 
+    def hang_up() -> None:
+        stop_without_terminal()
+        if stopping:  # a hang-up comes from the kernel and from the shell: the second one is no wish to abort
+            return
+        if not on_reload:
+            _log.log(NOTICE, "SIGHUP: there is nothing to reload; SIGTERM stops this server")
+        for callback in on_reload:
+            loop.call_soon(callback)
+        loop.call_later(_LOOK_AGAIN_S, stop_without_terminal)
+
+    def stop_without_terminal() -> None:
+        if had_terminal and not stopping and not has_terminal():
+            stop()
+
     def report() -> None:
         for server in servers:
             _log.log(NOTICE, "status:\n%s", status_text(server.status()))
 
     loop.call_later(LOADING_DELAY_S, load)
-    for signum in STOP_SIGNALS:
-        if signum not in (signal.SIGTERM, signal.SIGINT) and signal.getsignal(signum) is signal.SIG_IGN:
-            continue
-        loop.add_signal_handler(signum, stop)
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGINT, stop)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
     if hasattr(signal, "SIGUSR1"):
         loop.add_signal_handler(signal.SIGUSR1, report)
 

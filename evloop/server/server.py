@@ -20,13 +20,14 @@ from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener
 from evloop.server.opening import UNIX, endpoint_to_listen_on, open_endpoint
 from evloop.server.room import make_room
-from evloop.server.stats import ServerStats
+from evloop.server.stats import ServerStats, total
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
     from evloop.net.endpoint import Endpoint
+    from evloop.net.tlsinfo import HandshakeTally
     from evloop.net.tlssettings import TLSServerSettings
     from evloop.server.stats import Value
     from evloop.server.unixsockets import UnixAccess
@@ -79,6 +80,7 @@ class Server:
         self.connections: dict[Connection, object] = {}
         self.stats = ServerStats()
         self.listeners: list[Listener] = []
+        self._tls_tallies: list[HandshakeTally] = []
         self.max_connections = self._affordable(self.limits.max_connections)
         self._protocol_factory = protocol_factory
         self._refusal = refusal
@@ -136,6 +138,8 @@ class Server:
         endpoint = endpoint_to_listen_on(host, port)
         if tls is not None:
             connection_factory = tls.connection
+            if tls.tally not in self._tls_tallies:
+                self._tls_tallies.append(tls.tally)
         elif endpoint.tls and connection_factory is Connection:
             raise ListenError(f"cannot listen on {endpoint}: give its certificates (tls=)")
         sockets = open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
@@ -277,6 +281,8 @@ class Server:
             "limits_hit": dict(sorted(stats.limits.items())),
             "accept_errors": sum(listener.accept_errors for listener in self.listeners),
             "out_of_descriptors": sum(listener.exhausted for listener in self.listeners),
+            "tls_handshakes": total(tally.status() for tally in self._tls_tallies),
+            "tls_failures": total(tally.failures for tally in self._tls_tallies),
             "passes": loop.passes,
             "slow_passes": loop.slow_passes,
             "timers": loop.timers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -34,6 +35,14 @@ class ServerStats:
         self.limits: Counter[str] = Counter()
 
 
+def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Several counts by name as one, in the order of the names."""
+    added: Counter[str] = Counter()
+    for each in counts:
+        added.update(each)
+    return dict(sorted(added.items()))
+
+
 # What `Server.status` tells, name by name. Those in ``_bytes`` and ``_s`` are bytes and seconds, the others are numbers
 # of what they are called, unless it is said. "Total" is since the start, "now" may go up and down.
 STATUS = {
@@ -51,6 +60,8 @@ STATUS = {
     "limits_hit": "total of each limit that was hit, by its name",
     "accept_errors": "accepts that failed, total",
     "out_of_descriptors": "of those, because there were none left, total",
+    "tls_handshakes": "total of those that led to a connection, by version, and of these ``resumed``",
+    "tls_failures": "total of TLS connections that failed, by kind (see `evloop.errors.TLSError`)",
     "passes": "of the loop, total",
     "slow_passes": "of those, that took too long, total",
     "timers": "still to fire, now",

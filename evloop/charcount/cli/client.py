@@ -20,6 +20,7 @@ from evloop.charcount.cli.streams import (
     write_stdout,
 )
 from evloop.charcount.cli.terminal import typed_lines
+from evloop.charcount.cli.tlsoptions import EXIT_TLS, add_client_options, advice, check_client_options, client_settings
 from evloop.charcount.client import (
     DEFAULT_TIMEOUT_S,
     CharCountClient,
@@ -41,7 +42,7 @@ from evloop.charcount.wire import (
     UnexpectedReplyError,
     Wire,
 )
-from evloop.errors import EndpointError, EvloopError
+from evloop.errors import EndpointError, EvloopError, TLSError, TLSSettingsError
 from evloop.net.endpoint import Endpoint, parse_endpoint
 
 EXIT_OK = 0
@@ -181,7 +182,7 @@ def piped_lines() -> Iterator[bytes]:
 # ---------------------------------------------------------------------- the command
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> CommandParser:
     """The command line of ``charcount-client``."""
     parser = CommandParser(
         _COMMAND,
@@ -189,7 +190,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Send messages to a charcount-server and show the number of characters of each.",
         epilog="Without TEXT, each line of input is a message. Exit status: 0 fine, 1 the server answered an error or "
         "what is no reply, or stdout cannot be written, 2 wrong usage, 3 cannot connect or connection lost, "
-        "4 no answer in time, 6 the server sent a reply that no message asked for, 130 interrupted.",
+        "4 no answer in time, 5 TLS failed, 6 the server sent a reply that no message asked for, 130 interrupted.",
     )
     parser.add_argument("text", nargs="*", metavar="TEXT", help="a message (put -- before one that begins with -)")
     parser.add_argument("--host", help=f"the server's name or address (default: {DEFAULT_HOST})")
@@ -198,7 +199,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--connect",
         type=endpoint_to_connect_to,
         metavar="ENDPOINT",
-        help="instead of host and port: HOST:PORT, [IPV6]:PORT, unix:PATH or unix:@NAME",
+        help="instead of host and port: HOST:PORT, [IPV6]:PORT, unix:PATH or unix:@NAME, with tls: in front for TLS",
     )
     parser.add_argument(
         "--timeout",
@@ -211,6 +212,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classic", action="store_true", help="the lab exercise's exchange: no line ends, a reply is shown as it came"
     )
+    add_client_options(parser)
     return parser
 
 
@@ -224,10 +226,13 @@ def endpoint_to_connect_to(text: str) -> Endpoint:
 
 def run(args: argparse.Namespace, messages: list[bytes], output: Output) -> None:
     """Connect, and have the conversation that the arguments ask for."""
+    tls = client_settings(args)
+    if args.insecure:
+        complain("--insecure: anybody between here and the server can read and change everything")
     where = args.connect or server_endpoint(DEFAULT_HOST if args.host is None else args.host, args.port or DEFAULT_PORT)
     interactive = not messages and sys.stdin is not None and sys.stdin.isatty()
     if args.classic:
-        wire = connect_wire(where, args.timeout)
+        wire = connect_wire(where, args.timeout, tls)
         try:
             if interactive:
                 texts: Iterable[bytes] = typed_messages()
@@ -237,20 +242,20 @@ def run(args: argparse.Namespace, messages: list[bytes], output: Output) -> None
         finally:
             wire.close()
     elif messages or interactive:
-        with CharCountClient(where, timeout_s=args.timeout) as client:
+        with CharCountClient(where, tls=tls, timeout_s=args.timeout) as client:
             if messages:
                 send_arguments(client, messages, output)
             else:
                 converse(client, output)
     else:
-        wire = connect_wire(where, args.timeout)
+        wire = connect_wire(where, args.timeout, tls)
         try:
             Pump(wire, sys.stdin.fileno(), output.reply_lines, args.timeout).run()
         finally:
             wire.close()
 
 
-def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+def parse_arguments(parser: CommandParser, arguments: list[str]) -> argparse.Namespace:
     """Options may stand before, between and after texts; what follows ``--`` is text."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     args, unknown = parser.parse_known_intermixed_args(arguments[:end])
@@ -261,6 +266,7 @@ def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> ar
         parser.error(f"argument --timeout: give more than 0 seconds, and not more than {_LONGEST_TIMEOUT_S}")
     if args.connect is not None and not args.host is args.port is None:
         parser.error("--connect says where: leave out --host and --port")
+    check_client_options(parser, args)
     if args.port == 0:
         parser.error("argument -p/--port: give the port the server listens on")
     if not args.text and sys.stdin is None:
@@ -302,7 +308,7 @@ def run_client(argv: list[str] | None) -> int:
             write_stderr("\n")
         return EXIT_INTERRUPTED
     except EvloopError as error:
-        complain(str(error))
+        complain(f"{error}{advice(error)}")
         return exit_status(error)
 
 
@@ -310,6 +316,8 @@ def exit_status(error: EvloopError) -> int:
     """That of a client which ended with this error."""
     if isinstance(error, ClientTimeoutError):
         return EXIT_TIMEOUT
+    if isinstance(error, TLSError | TLSSettingsError):
+        return EXIT_TLS
     if isinstance(error, InputError):
         return EXIT_USAGE
     if isinstance(error, UnexpectedReplyError) and not error.reply.startswith(b"ERR "):

@@ -6,7 +6,7 @@ import argparse
 
 from evloop.charcount.cli.arguments import CommandParser, one_line, user_ids
 from evloop.charcount.cli.settings import SETTINGS
-from evloop.net.connection import Connection
+from evloop.charcount.cli.tlsoptions import check_server_options, server_settings
 from evloop.net.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, parse_endpoint
 from evloop.program.systemd import take_inherited
 from evloop.server.opening import endpoint_to_listen_on
@@ -14,7 +14,8 @@ from evloop.server.tcpsockets import resolve
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from evloop.server.server import ConnectionFactory, Server
+    from evloop.net.tlssettings import TLSServerSettings
+    from evloop.server.server import Server
     from evloop.server.unixsockets import UnixAccess
 
 _DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
@@ -49,9 +50,11 @@ class Places:
     Attributes:
         names: the endpoints, and what those of inherited sockets are called.
         unused: sockets that the process was started with, and that the settings leave out.
+        tls: what the endpoints of TLS among them are served with; None if there is none.
 
     Raises:
         ListenError: there can't be such a host, or such inherited sockets.
+        TLSSettingsError: certificates or keys can't be used.
     """
 
     def __init__(self, parser: CommandParser, args: argparse.Namespace) -> None:
@@ -59,16 +62,16 @@ class Places:
         self.names: dict[Endpoint, str] = {}
         if args.listen:
             for text in args.listen:
-                endpoint = parse_endpoint(text)
-                if endpoint.tls:
-                    parser.error(f"{endpoint} needs a certificate and its key: give --tls-cert FILE and --tls-key FILE")
-                self.names[endpoint] = ""
+                self.names[parse_endpoint(text)] = ""
         elif inherited and (args.host, args.port) == (_DEFAULTS["host"], _DEFAULTS["port"]):
             self.names.update(inherited)
         else:
             self.names[endpoint_to_listen_on(args.host, args.port)] = ""
         self.unused = [endpoint for endpoint in inherited if endpoint not in self.names]
         self._args = args
+        speaks_tls = any(endpoint.tls for endpoint in self.names)
+        check_server_options(parser, args, speaks_tls)
+        self.tls: TLSServerSettings | None = server_settings(args) if speaks_tls else None
 
     def listen(self, server: Server) -> list[str]:
         """Have the server listen at all of them.
@@ -81,9 +84,8 @@ class Places:
         """
         shown = []
         for endpoint, name in self.names.items():
-            addresses = server.listen(
-                endpoint, unix=self._access(), connection_factory=self._connection_factory(endpoint)
-            )
+            tls = self.tls if endpoint.tls else None
+            addresses = server.listen(endpoint, unix=self._access(), tls=tls)
             note = f" ({endpoint}, {one_line(name)})" if name else ""
             shown += [address + note for address in addresses]
         return shown
@@ -101,10 +103,6 @@ class Places:
                 from evloop.server.unixsockets import UnixAccess, check_unix_listener
 
                 check_unix_listener(endpoint, self._access() or UnixAccess())
-
-    def _connection_factory(self, endpoint: Endpoint) -> ConnectionFactory:
-        """What makes the connections that are accepted there."""
-        return Connection
 
     def _access(self) -> UnixAccess | None:
         """Who may connect to Unix sockets; None if none can be among the endpoints."""

@@ -14,9 +14,10 @@ from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser
 from evloop.charcount.cli.listening import Places, forget_host_and_port, reject_two_places
 from evloop.charcount.cli.settings import LOG_LEVELS, SETTINGS, setting_name
 from evloop.charcount.cli.streams import run_command, say, write_stdout
+from evloop.charcount.cli.tlsoptions import EXIT_TLS
 from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.charcount.session import CLASSIC_TEMPLATE, TemplateError
-from evloop.errors import ListenError
+from evloop.errors import ListenError, TLSSettingsError
 from evloop.limits import Limits
 from evloop.log import INFO, Logger, configure_later
 from evloop.net.eventloop import EventLoop
@@ -51,8 +52,9 @@ def make_parser() -> CommandParser:
         epilog="Each option can be set by a variable as well, --max-message by CHARCOUNT_MAX_MESSAGE and --classic by "
         "CHARCOUNT_CLASSIC=1; the command line wins. "
         "SIGTERM or Ctrl-C stops it: what has been received is answered first; a second one stops it at once. "
-        "SIGUSR1 logs a status. "
-        "Exit status: 0 stopped, 1 stopped with connections aborted, 2 wrong usage, 3 cannot listen.",
+        "SIGUSR1 logs a status; SIGHUP reads certificates again, but stops it if its terminal was closed. "
+        "Exit status: 0 stopped, 1 stopped with connections aborted, 2 wrong usage, 3 cannot listen, "
+        "5 certificates or keys cannot be used.",
     )
     groups = {setting.group: parser.add_argument_group(setting.group) for setting in SETTINGS}
     for setting in SETTINGS:
@@ -149,9 +151,9 @@ def run_server(argv: list[str] | None) -> int:
         return print_config(environment.as_variables(args))
     try:
         places = Places(parser, args)
-    except ListenError as error:
+    except (ListenError, TLSSettingsError) as error:
         say(_COMMAND, str(error))
-        return EXIT_CANNOT_LISTEN
+        return EXIT_TLS if isinstance(error, TLSSettingsError) else EXIT_CANNOT_LISTEN
     if args.check_config:
         return check_config(places, settings)
     if places.unused:
@@ -164,7 +166,10 @@ def run_server(argv: list[str] | None) -> int:
         server = CharCountServer(loop, settings)
         try:
             addresses = places.listen(server)
-            prepare(loop, server)
+            tls = places.tls
+            prepare(loop, server, on_reload=[] if tls is None else [tls.reload_and_log])
+            if tls is not None:
+                tls.watch(loop)
             if hasattr(gc, "freeze"):  # PyPy's collector has no need of it
                 # What exists by now lives as long as the process: the collector need never look at it again.
                 gc.freeze()
