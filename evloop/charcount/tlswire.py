@@ -100,9 +100,11 @@ class TLSWire(Wire):
 
     @property
     def holds_back(self) -> bool:
-        return bool(self._sealed) and not self.broken
+        return bool(self._sealed) and not self._in_sealed and not self.broken
 
     def send(self, data: bytes | memoryview) -> int:
+        if self._in_sealed and not data:
+            return 0  # no message may leave without whoever sends it being told
         while not self.broken:
             if not self._sealed:
                 self._in_sealed = self._seal(data)
@@ -115,7 +117,8 @@ class TLSWire(Wire):
             if self._ending:
                 super().end()
             if self._in_sealed:
-                return self._in_sealed
+                left, self._in_sealed = self._in_sealed, 0
+                return left
         return 0
 
     def _seal(self, data: bytes | memoryview) -> int:
