@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from evloop import Limits
 from evloop.charcount.server import CharCountServer, ServiceSettings
-from faults.processes import Process, cpu_share, start_server
+from faults.processes import SERVER, Process, cpu_share, start_server
 from harness import RunningServer, small_limits
 
 
@@ -68,3 +69,16 @@ def counting(start: Callable[..., Any]) -> Callable[..., Any]:
         return start(make_server=lambda loop: CharCountServer(loop, chosen))
 
     return start_counting
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Process]]:
+    """Starts ``charcount-server`` and waits until it listens. Ended with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def serve_one(*arguments: str, listening: int = 1, **options: Any) -> Process:
+            process = stack.enter_context(Process([str(SERVER), *arguments], **options))
+            process.wait_for_log("listening on", listening)
+            return process
+
+        yield serve_one
