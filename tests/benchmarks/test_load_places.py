@@ -15,15 +15,14 @@ from benchmarks.loadgen.runner import run_once
 from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.target import CannotRun
 from evloop.net.endpoint import UnixEndpoint
-from faults.processes import SERVER, Process
-
-ROOT = Path(__file__).resolve().parents[2]
+from paths import ROOT, SERVER
+from processes import Process
 
 
 @pytest.mark.parametrize("churn", [False, True])
 def test_a_server_on_a_unix_socket(tmp_path: Path, churn: bool) -> None:
     endpoint = UnixEndpoint(str(tmp_path / "cc"))
-    with Process([str(SERVER), "--listen", str(endpoint)]) as server:
+    with Process([SERVER, "--listen", str(endpoint)]) as server:
         server.wait_for_log("listening on")
         settings = Settings(connections=4, duration_s=0.3, warmup_s=0.0, seed=1, churn=churn)
         result = run_once(settings, server=endpoint)

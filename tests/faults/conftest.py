@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from evloop import Limits
-from evloop.charcount.server import CharCountServer, ServiceSettings
-from faults.processes import SERVER, Process, cpu_share, start_server
-from harness import RunningServer, small_limits
+from paths import SERVER
+from processes import Process, cpu_share, start_server
+from servers import RunningServer
 
 
 @pytest.fixture
@@ -61,23 +60,12 @@ def loop_cpu_share() -> Callable[[RunningServer], float]:
 
 
 @pytest.fixture
-def counting(start: Callable[..., Any]) -> Callable[..., Any]:
-    """Starts a character-count server in a thread."""
-
-    def start_counting(limits: Limits | None = None, **settings: Any) -> Any:
-        chosen = ServiceSettings(limits=small_limits() if limits is None else limits, **settings)
-        return start(make_server=lambda loop: CharCountServer(loop, chosen))
-
-    return start_counting
-
-
-@pytest.fixture
 def serve() -> Iterator[Callable[..., Process]]:
     """Starts ``charcount-server`` and waits until it listens. Ended with the test."""
     with contextlib.ExitStack() as stack:
 
         def serve_one(*arguments: str, listening: int = 1, **options: Any) -> Process:
-            process = stack.enter_context(Process([str(SERVER), *arguments], **options))
+            process = stack.enter_context(Process([SERVER, *arguments], **options))
             process.wait_for_log("listening on", listening)
             return process
 

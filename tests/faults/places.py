@@ -6,16 +6,14 @@ import subprocess
 import sys
 from typing import Any
 
-from faults.processes import ROOT, SERVER
-from harness import DEADLINE_S
-
-CLIENT = ROOT / "bin" / "charcount-client"
+from paths import CLIENT, SERVER
+from waiting import DEADLINE_S
 
 
 def ask(where: str, text: str = "abc") -> subprocess.CompletedProcess[str]:
     """The client's answer from an endpoint."""
     return subprocess.run(
-        [sys.executable, str(CLIENT), "--connect", where, "--timeout", str(DEADLINE_S), text],
+        [sys.executable, CLIENT, "--connect", where, "--timeout", str(DEADLINE_S), text],
         capture_output=True,
         text=True,
         timeout=2 * DEADLINE_S,
@@ -24,7 +22,7 @@ def ask(where: str, text: str = "abc") -> subprocess.CompletedProcess[str]:
 
 def refused(*arguments: str, **options: Any) -> str:
     """The one line of a server that can't listen."""
-    command = [sys.executable, str(SERVER), *arguments]
+    command = [sys.executable, SERVER, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * DEADLINE_S, **options)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.count("\n") == 1

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from faults.places import CLIENT, ask, refused
-from faults.processes import ROOT, SERVER
-from harness import DEADLINE_S, wait_until
+from faults.places import ask, refused
+from paths import CLIENT, ROOT, SERVER
+from waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is asked of the system here is Linux's")
 
@@ -142,7 +142,7 @@ def test_53_path_that_cannot_be(tmp_path):
     )
     assert not (tmp_path / "cc").exists()
     long = f"unix:{tmp_path}/{'x' * 108}"
-    done = subprocess.run([sys.executable, str(SERVER), "--listen", long], capture_output=True, text=True, timeout=10)
+    done = subprocess.run([sys.executable, SERVER, "--listen", long], capture_output=True, text=True, timeout=10)
     assert done.returncode == 2
     assert "the path of a Unix socket can have 107 bytes" in done.stderr
 
@@ -308,7 +308,7 @@ def test_59_full_queue_of_a_unix_socket_is_waited_for(tmp_path):
         busy.settimeout(DEADLINE_S)
         first = stack.enter_context(socket.socket(socket.AF_UNIX))
         first.connect(str(path))
-        command = [sys.executable, str(CLIENT), "--connect", f"unix:{path}", "--timeout", "0.5", "abc"]
+        command = [sys.executable, CLIENT, "--connect", f"unix:{path}", "--timeout", "0.5", "abc"]
         began = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
         assert (done.returncode, done.stderr) == (

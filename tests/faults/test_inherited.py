@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from faults.places import ask, refused
-from faults.processes import ROOT, SERVER, Process
-from harness import DEADLINE_S, wait_until
+from paths import ROOT, SERVER
+from processes import Process
+from waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is asked of the system here is Linux's")
 
@@ -118,7 +119,7 @@ def test_56_inherited_sockets_of_serve(listeners, tmp_path):
 @pytest.mark.skipif(not ACTIVATE.exists(), reason="systemd-socket-activate is not installed")
 def test_56_inherited_sockets_from_systemd(tmp_path):
     path = tmp_path / "cc"
-    command = [str(ACTIVATE), "-l", str(path), "--fdname=charcount", sys.executable, str(SERVER)]
+    command = [str(ACTIVATE), "-l", str(path), "--fdname=charcount", sys.executable, SERVER]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as server:
         try:
             wait_until(path.is_socket, "systemd-socket-activate listens")
