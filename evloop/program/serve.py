@@ -19,6 +19,7 @@ from evloop.server.server import Server
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.net.endpoint import Endpoint
+    from evloop.net.tlssettings import TLSServerSettings
     from evloop.server.stats import Value
     from evloop.server.unixsockets import UnixAccess
 
@@ -38,8 +39,9 @@ def serve(
     host: str | Endpoint | None = None,
     port: int | None = None,
     *,
-    unix: UnixAccess | None = None,
     limits: Limits | None = None,
+    tls: TLSServerSettings | None = None,
+    unix: UnixAccess | None = None,
     on_listening: Callable[[list[str]], object] | None = None,
     on_start: Callable[[EventLoop, Server], Iterable[Server] | None] | None = None,
 ) -> None:
@@ -58,6 +60,7 @@ def serve(
         limits: what bounds it. Off by default are ``idle_timeout_s``, ``message_timeout_s`` and
             ``max_connections_per_address``, whose right values only you know: set them for a server that faces
             strangers. `Limits` says why, and suggests some.
+        tls: serve by TLS, with these certificates, which are read again when their files change.
         on_listening: called with the addresses once it listens. Default: they are printed on stderr.
         on_start: called with loop and server before the loop runs: for timers, outgoing connections, other servers.
             Those that it returns, in a list, are stopped with the first.
@@ -70,13 +73,15 @@ def serve(
         servers = [Server(loop, protocol_factory, limits)]
         try:
             try:
-                addresses = _listen(servers[0], host, port, unix)
+                addresses = _listen(servers[0], host, port, tls, unix)
                 more = None if on_start is None else on_start(loop, servers[0])
             except ListenError as error:
                 say(str(error))
                 raise SystemExit(EXIT_CANNOT_LISTEN) from None
             servers += more or ()
             prepare(loop, *servers)
+            if tls is not None:
+                tls.watch(loop)
             if on_listening is None:
                 say("listening on " + ", ".join(addresses))
             else:
@@ -87,12 +92,18 @@ def serve(
                 server.abort()  # nothing is left to abort, unless this ends by an exception
 
 
-def _listen(server: Server, host: str | Endpoint | None, port: int | None, unix: UnixAccess | None) -> list[str]:
+def _listen(
+    server: Server,
+    host: str | Endpoint | None,
+    port: int | None,
+    tls: TLSServerSettings | None,
+    unix: UnixAccess | None,
+) -> list[str]:
     inherited = take_inherited() if host is None and port is None else {}
     if inherited:
-        return [address for endpoint in inherited for address in server.listen(endpoint, unix=unix)]
+        return [address for endpoint in inherited for address in server.listen(endpoint, tls=tls, unix=unix)]
     try:
-        return server.listen(host, port, unix=unix)
+        return server.listen(host, port, tls=tls, unix=unix)
     except EndpointError as error:
         raise ListenError(str(error)) from None
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from evloop.net.endpoint import Endpoint
+    from evloop.net.tlssettings import TLSServerSettings
     from evloop.server.stats import Value
     from evloop.server.unixsockets import UnixAccess
 
@@ -109,6 +110,7 @@ class Server:
         host: str | Endpoint | None = None,
         port: int | None = None,
         *,
+        tls: TLSServerSettings | None = None,
         unix: UnixAccess | None = None,
         connection_factory: ConnectionFactory = Connection,
     ) -> list[str]:
@@ -118,6 +120,7 @@ class Server:
             host, port: a name or an address, ``""`` for all of this machine, and a port, 0 for one that the kernel
                 picks; or in one argument an endpoint, or its text (``"[::1]:80"``, ``"unix:/run/x"``, ``"fd:3"``: see
                 `evloop.net.endpoint`). Default: any port of 127.0.0.1.
+            tls: the connections accepted there speak TLS, with these certificates. Needed if the endpoint says so.
             unix: who may connect, if it is a Unix socket.
             connection_factory: makes the connections accepted there, a subclass of `Connection` as a rule; called as
                 that is.
@@ -131,8 +134,10 @@ class Server:
             EndpointError: there can't be an endpoint like that.
         """
         endpoint = endpoint_to_listen_on(host, port)
-        if endpoint.tls and connection_factory is Connection:
-            raise ListenError(f"cannot listen on {endpoint}: give a connection_factory that speaks TLS")
+        if tls is not None:
+            connection_factory = tls.connection
+        elif endpoint.tls and connection_factory is Connection:
+            raise ListenError(f"cannot listen on {endpoint}: TLS needs certificates; give tls=TLSServerSettings(...)")
         sockets = open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
         added: list[Listener] = []
         try:
@@ -147,7 +152,7 @@ class Server:
             if isinstance(error, OSError):
                 raise ListenError(f"cannot wait for connections: {error.strerror or error}") from None
             raise
-        if endpoint.tls:
+        if endpoint.tls or tls is not None:
             for listener in added:
                 listener.address = f"tls:{listener.address}"
         return [listener.address for listener in added]
@@ -327,7 +332,8 @@ class Server:
         if len(self._refused) >= _MAX_REFUSALS:
             # No descriptor can be spared until it has read this; that it does is likely, not certain.
             try:
-                sock.send(text)
+                if connection_factory is Connection:  # TLS would take its time to say it
+                    sock.send(text)
                 sock.shutdown(socket.SHUT_WR)
             except OSError:
                 pass
