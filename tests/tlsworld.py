@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from evloop import EventLoop, Limits, Protocol, Server
-from evloop.net.endpoint import Endpoint
 from evloop.net.tlssettings import TLSServerSettings
 from waiting import DEADLINE_S
 
@@ -76,8 +75,8 @@ class TLSServer(Server):
         super().__init__(loop, protocol_factory, limits)
         self.tls = tls
 
-    def listen(self, host: str | Endpoint | None = None, port: int | None = None, **options: Any) -> list[str]:
-        return super().listen(host, port, tls=self.tls, **options)
+    def listen(self, *where: Any, **options: Any) -> list[str]:
+        return super().listen(*where, tls=self.tls, **options)
 
 
 def connect_tls(
