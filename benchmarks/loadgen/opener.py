@@ -7,6 +7,7 @@ import itertools
 from benchmarks.loadgen.clients import GENERATOR_LIMITS, CheckedClient
 from evloop.net.endpoint import Endpoint
 from evloop.net.eventloop import EventLoop
+from evloop.net.tlssettings import TLSClientSettings
 
 
 class Opener:
@@ -20,10 +21,17 @@ class Opener:
     def __init__(self, loop: EventLoop, server: Endpoint, sources: list[str]) -> None:
         self._loop = loop
         self._server = server
+        # It measures, and has no secrets: who answers is not asked for a name.
+        self._tls = TLSClientSettings(insecure=True) if server.tls else None
         self._sources = itertools.cycle([(source, 0) for source in sources] or [None])
 
     def open(self, client: CheckedClient, timeout_s: float) -> None:
         """Connect; the client is told how that ended."""
         self._loop.connect(
-            client, self._server, timeout_s=timeout_s, limits=GENERATOR_LIMITS, source_address=next(self._sources)
+            client,
+            self._server,
+            timeout_s=timeout_s,
+            limits=GENERATOR_LIMITS,
+            source_address=next(self._sources),
+            tls=self._tls,
         )

@@ -241,12 +241,9 @@ def parse_options(argv: list[str]) -> Options:
 
 def _endpoint(text: str) -> TcpEndpoint | UnixEndpoint:
     try:
-        endpoint = to_connect_to(parse_endpoint(text))
+        return to_connect_to(parse_endpoint(text))
     except EndpointError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    if endpoint.tls:
-        raise argparse.ArgumentTypeError(f"cannot connect to {endpoint}: load.py speaks no TLS")
-    return endpoint
 
 
 def _sizes(text: str) -> str:

@@ -144,7 +144,9 @@ def running_server(endpoint: Endpoint) -> Target:
     # A name may have addresses at which nobody listens; all connections go to the first at which somebody does.
     for numeric in (str(address[0]) for *_, address in found):
         if accepts(numeric, port):
-            return Target(TcpEndpoint(numeric, port), tuple(sorted(_listening_pids(numeric, port))), False)
+            return Target(
+                TcpEndpoint(numeric, port, tls=endpoint.tls), tuple(sorted(_listening_pids(numeric, port))), False
+            )
     raise nobody
 
 

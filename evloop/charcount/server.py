@@ -93,7 +93,7 @@ class CharCountProtocol(Protocol):
             self._server.log.log(INFO, "connect %s %s", self.connection.peer, tls)
         self.connection.set_data_handler(self.session.feed)
         reply = self.session.feed(data)
-        if not reply and self.waits_for_line_end:
+        if not reply and self.waits_for_line_end and not data.startswith(_TLS_HELLO):
             self._server.hint_later(self)
         return reply
 

@@ -123,7 +123,7 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
     Raises:
         RuntimeError: not in the main thread.
     """
-    had_terminal = has_terminal()
+    had_terminal = hasattr(signal, "SIGHUP") and has_terminal()
     running = set(servers)
     stopping = False
 

@@ -236,7 +236,7 @@ SETTINGS = (
         "TLS, for endpoints with tls: in front (docs/tls.md)",
         "tls_client_auth",
         "required",
-        "or optional: who shows none is served, too; a wrong one never is",
+        "whether they must; optional: who shows none is served, too, but who shows a wrong one is not",
         choices=("required", "optional"),
         metavar="required|optional",
     ),
