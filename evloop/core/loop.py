@@ -8,7 +8,7 @@ A pass has six steps, always in this order::
     2. handlers     each ready descriptor's handler runs once: one recv each, so nobody starves; a reply leaves at once
     3. calls        those queued by `call_soon` before this step; those that they queue run in the next pass
     4. timers       those that were due when the wait ended
-    5. writes       what was written otherwise is sent, in one piece for each connection
+    5. writes       what was written in other ways is sent, in one piece for each connection
     6. closing      descriptors of connections that ended in this pass are closed
 
 The order carries meaning. A reply leaves while all that belongs to its connection is still in the caches (2). A call

@@ -17,7 +17,7 @@ DOCUMENTS = sorted(
     if ".venv" not in path.parts and "site-packages" not in path.parts
 )
 
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"\s]+)\"")
 
 # A path from the root of the project, wherever it stands: in a sentence, in a command, in a table.
 FOLDERS = "evloop|bin|benchmarks|tests|docs|tools|examples|deploy|\\.ci|\\.github"
@@ -60,7 +60,7 @@ def test_the_documents_are_found() -> None:
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in LINK.findall(page.read_text(encoding="utf-8")):
+    for target in map("".join, LINK.findall(page.read_text(encoding="utf-8"))):
         if re.match(r"[a-z]+:", target):
             continue  # another site
         path, _, anchor = target.partition("#")
