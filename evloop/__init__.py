@@ -10,9 +10,10 @@ from evloop._version import __version__
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.core.timers import Timer
-    from evloop.errors import CallbackResultError, ConnectError, EvloopError, LimitError, ListenError
+    from evloop.errors import CallbackResultError, ConnectError, EndpointError, EvloopError, LimitError, ListenError
     from evloop.limits import Limits
     from evloop.net.connection import Connection
+    from evloop.net.endpoint import Endpoint, parse_endpoint
     from evloop.net.eventloop import EventLoop
     from evloop.net.protocol import Protocol
     from evloop.net.state import State
@@ -26,6 +27,8 @@ __all__ = [
     "CallbackResultError",
     "ConnectError",
     "Connection",
+    "Endpoint",
+    "EndpointError",
     "EventLoop",
     "EvloopError",
     "LimitError",
@@ -39,15 +42,17 @@ __all__ = [
     "State",
     "Timer",
     "__version__",
+    "parse_endpoint",
     "prepare",
     "serve",
 ]
 
 _MODULES = {
     "net.connection": ("Connection",),
-    "errors": ("CallbackResultError", "ConnectError", "EvloopError", "LimitError", "ListenError"),
+    "errors": ("CallbackResultError", "ConnectError", "EndpointError", "EvloopError", "LimitError", "ListenError"),
     "protocols.lineframer": ("LineFramer",),
     "limits": ("Limits",),
+    "net.endpoint": ("Endpoint", "parse_endpoint"),
     "net.eventloop": ("EventLoop",),
     "net.protocol": ("Protocol",),
     "protocols.lines": ("LineProtocol",),

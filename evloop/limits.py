@@ -168,7 +168,7 @@ class Limits(_Immutable):
     message_timeout_s=60)``.
 
     Time-outs are never early; they are found by a sweep over all connections, so they can be late by up to a quarter of
-    their length, at most 3 s (see `evloop.server.sweeper`).
+    their length, at most 3 s (see `evloop.net.sweeper`).
 
     Raises:
         ValueError: a value that makes no sense; the text names the keyword.
