@@ -1,4 +1,4 @@
-"""Every number that bounds what a connection or a server may use, in one place, each with its reason.
+"""Every number that bounds what a connection or a server may use, each with its reason.
 
 An entry of `Limits` is all there is to declare. From it come the keyword with its default and the check of its value,
 an option and a variable of the command (`evloop.charcount.cli.settings`), and its rows in the tables of the
@@ -157,17 +157,17 @@ class _Immutable(metaclass=_Declared):
 class Limits(_Immutable):
     """The limits of a server and of each of its connections. Immutable; sizes in bytes, times in seconds.
 
-    Given by keyword; what is not given has its default. None is off. Off by default are three, each because only who
-    runs the server can know its value:
+    Given by keyword; what is not given has its default. None means no limit. Three are off by default, since only the
+    person who runs the server can know their values:
 
     - ``max_connections_per_address``: behind a proxy everyone has the same address;
     - ``idle_timeout_s``: people think between two messages;
     - ``message_timeout_s``: a slow link may take long for a large message.
 
-    A server that faces strangers should set them: ``Limits(max_connections_per_address=100, idle_timeout_s=600,
-    message_timeout_s=60)``.
+    A server to which strangers can connect should set them:
+    ``Limits(max_connections_per_address=100, idle_timeout_s=600, message_timeout_s=60)``.
 
-    Time-outs are never early; they are found by a sweep over all connections, so they can be late by up to a quarter of
+    Time-outs are never early. They are found by a sweep over all connections, so they can be late by up to a quarter of
     their length, at most 3 s (see `evloop.net.sweeper`).
 
     Raises:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class EventLoop(Loop):
     """A single-threaded event loop. Use it as a context manager, or `close` it.
 
-    All that it does but `connect` and `run_in_thread` is inherited, and described there: the core only waits.
+    `connect` and `run_in_thread` are added here. Everything else is inherited from `Loop` and described there.
     """
 
     _timeouts: _Timeouts | None = None  # both are made when they are needed
@@ -40,8 +40,8 @@ class EventLoop(Loop):
     ) -> Cancellable:
         """Call ``function(*args)``, which blocks, in a thread; what it returns or raises comes back as a call.
 
-        There are few threads, which end when they have nothing more to do (see `evloop.core.threads`). The function may
-        use nothing of this loop but `call_soon_threadsafe`. Neither `stop` nor `close` waits for it.
+        There are few threads, which end when they have nothing more to do (see `evloop.core.threads`). Of this loop the
+        function may only use `call_soon_threadsafe`. Neither `stop` nor `close` waits for it.
 
         Args:
             on_done: called in the loop with what it returned.
@@ -86,14 +86,14 @@ class EventLoop(Loop):
             limits: its sizes bound the connection; its time-outs only if ``enforce_timeouts``.
             source_address: the address and port of this machine to connect from; port 0 for any.
             enforce_timeouts: end the connection by the ``idle_timeout_s``, ``message_timeout_s`` and
-                ``write_timeout_s`` of ``limits``, as a server does. Otherwise none of them does: an owner of an
-                outgoing connection often knows better what to wait for, and uses `call_later`.
+                ``write_timeout_s`` of ``limits``, as a server does. By default none of them applies: the owner of an
+                outgoing connection often knows better how long to wait, and uses `call_later`.
 
         Returns:
             the attempt, which can be cancelled.
 
         Raises:
-            ValueError: there can't be an endpoint or a source address like that.
+            ValueError: the endpoint or the source address makes no sense; the text says why.
         """
         from evloop.net.connector import Connector, endpoint_of, source_of  # here, as most servers never need it
 
