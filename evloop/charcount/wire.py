@@ -136,7 +136,7 @@ def _addresses(host: str, port: int, timeout_s: float) -> list[Any]:
 
     try:
         _thread.start_new_thread(ask, ())
-    except RuntimeError:  # no more threads to be had
+    except RuntimeError:  # no more threads can be made
         ask()
     answered.acquire(timeout=min(timeout_s, _thread.TIMEOUT_MAX))
     if not answers:
@@ -304,7 +304,7 @@ class Wire:
             return b""
 
     def fileno(self) -> int:
-        """The socket's descriptor, for whoever waits for it together with others."""
+        """The socket's descriptor, to wait for it together with others."""
         return self._socket.fileno()
 
     def end(self) -> None:

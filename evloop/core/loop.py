@@ -364,7 +364,7 @@ class Loop:
 
     # ------------------------------------------------------------------ connections
 
-    # What `evloop.net.eventloop.EventLoop` adds, the loop that programs use: declared for who is given a loop.
+    # What `evloop.net.eventloop.EventLoop` adds, the loop that programs use: declared for code that is given a loop.
     connect: Callable[..., Cancellable]
     run_in_thread: Callable[..., Cancellable]
 
@@ -391,4 +391,4 @@ class Loop:
         try:
             self._log.log(level, text, *args, exc_info=error)
         except MemoryError:
-            pass  # whoever reports a fault goes on with dealing with it
+            pass  # the caller, who reports a fault, goes on handling it

@@ -54,7 +54,7 @@ class MemoryReserve:
 
 
 def is_short() -> bool:
-    """Whether there is less memory to be had than the reserve takes."""
+    """Whether less memory is available than the reserve takes."""
     try:
         bytes(_RESERVE_BYTES)
     except MemoryError:

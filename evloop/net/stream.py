@@ -210,7 +210,7 @@ class Stream:
         return b"".join(replies), start
 
     def _go_on_if_not_paused(self) -> None:
-        """Arrange for the next turn, in which what is held is dealt with."""
+        """Arrange for the next turn, in which the rest that is held is handled."""
         if not self._pause:
             self._pause = PAUSED_BY_TURN
             self.loop.call_later(0, self._go_on)  # not call_soon, which may be in this pass

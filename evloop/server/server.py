@@ -39,7 +39,7 @@ _MAX_REFUSALS = 16
 _DRAIN_STEPS = 8
 _DRAIN_STEP_S = 1.0
 
-# When memory has run out: how much is to be had again, and which share of the connections that may cost.
+# When memory has run out: how much has to be freed, and which share of the connections may be ended for that.
 _MAKE_ROOM_BYTES = 1024 * 1024
 _MAKE_ROOM_FRACTION = 16
 
@@ -175,7 +175,7 @@ class Server:
 
     def _drain_for(self, left_s: float) -> None:
         # By steps: of a time in which the process does not run, stopped or frozen, no more than one step counts. What
-        # clients sent and read meanwhile has yet to be dealt with.
+        # clients sent and read meanwhile has still to be handled.
         step_s = min(left_s, self.limits.drain_timeout_s / _DRAIN_STEPS, _DRAIN_STEP_S)
         if left_s - step_s > 0.001:
             self._drain_timer = self.loop.call_later(step_s, self._drain_for, left_s - step_s)

@@ -66,7 +66,7 @@ class Output:
     """Replies to stdout, errors to stderr; knows the exit status that follows.
 
     Raises:
-        OutputEndedError: whoever read stdout has enough.
+        OutputEndedError: the reader of stdout has closed it.
         OutputError: stdout can't be written for another reason.
     """
 
