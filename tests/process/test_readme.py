@@ -10,8 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import evloop
-
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
@@ -57,25 +55,6 @@ def test_server_in_ten_lines() -> None:
         assert reader.read() == b"hello, world\nbye\n"
         reader.close()
     stop(process)
-
-
-def test_no_module_is_longer_than_it_says() -> None:
-    found = re.search(r"No module has more than (\d+) lines", README)
-    assert found
-    for path in (ROOT / "evloop").rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= int(found[1]), path
-
-
-def test_names_of_the_library_are_public() -> None:
-    table = README.partition("All these names are imported from `evloop`:")[2].partition("It runs on Linux")[0]
-    names = re.findall(r"^\| `(\w+)` \|", table, re.M)
-    assert {"Protocol", "Connection", "prepare", "Server", "EventLoop"} <= set(names)
-    for name in names:
-        entry = table.partition(f"| `{name}` |")[2].partition("\n")[0]
-        public = getattr(evloop, name)
-        if isinstance(public, type):
-            for used in re.findall(r"`([a-z_]+)`", entry):
-                assert hasattr(public, used), f"{name} has no {used}"
 
 
 def test_client_in_python() -> None:
