@@ -49,6 +49,8 @@ THEMES = {
 
 WIDTH = 980
 MARGIN = 16
+TEXT_SIZE = 13
+LINE_HEIGHT = 18
 # Widths of text as fractions of its size: fonts differ, so these are those of wide ones.
 MONO_CHARACTER = 0.61
 SANS_CHARACTER = 0.55
@@ -71,7 +73,7 @@ class Picture:
         )
 
     def text(
-        self, x: float, y: float, text: str, *, size: int = 13, mono: bool = False, bold: bool = False,
+        self, x: float, y: float, text: str, *, size: int = TEXT_SIZE, mono: bool = False, bold: bool = False,
         quiet: bool = False, anchor: str = "start",
     ) -> None:  # fmt: skip
         """One line, whose baseline begins there; ``anchor`` as in SVG."""
@@ -82,12 +84,9 @@ class Picture:
             f'fill="{self.theme["quiet" if quiet else "text"]}"{weight}>{escape(text, quote=False)}</text>'
         )
 
-    def lines(self, x: float, y: float, width: float, text: str, *, size: int = 13, quiet: bool = False) -> float:
-        """Text broken into lines of that width. Returns where the next line would stand."""
-        for line in textwrap.wrap(text, int(width / (size * SANS_CHARACTER))):
-            self.text(x, y, line, size=size, quiet=quiet)
-            y += size + 5
-        return y
+    def wrapped(self, text: str, width: float) -> list[str]:
+        """Text of the usual size broken into lines of that width at most."""
+        return textwrap.wrap(text, int(width / (TEXT_SIZE * SANS_CHARACTER)))
 
     def path(self, *points: tuple[float, float], arrow: bool = True, dashed: bool = False) -> None:
         """A line over those points, with a head at its end."""
@@ -227,17 +226,17 @@ def draw_layers(theme: dict[str, str]) -> str:
             chips.append((x, row, width, shown, module in pure))
             x += width + 8
         single = not name and len(its_modules) == 1
-        height = 40 if single else 44 + 32 * (row + 1)
+        text_x = MARGIN + 14 + (126 if name else chips[0][2] + 12 if single else 0)
+        lines = picture.wrapped(purpose(name, its_modules), MARGIN + box_width - text_x)
+        chips_y = top + 20 + LINE_HEIGHT * len(lines)
+        height = chips_y - top + (2 if single else 32 * (row + 1) + 6)
         picture.box(MARGIN, top, box_width, height, "box")
-        x = MARGIN + 14.0
         if name:
-            picture.text(x, top + 25, f"{name}/", size=16, mono=True, bold=True)
-            x += 126
-        elif single:
-            x += chips[0][2] + 12
-        picture.text(x, top + 25, purpose(name, its_modules), quiet=True)
+            picture.text(MARGIN + 14, top + 25, f"{name}/", size=16, mono=True, bold=True)
+        for number, line in enumerate(lines):
+            picture.text(text_x, top + 25 + LINE_HEIGHT * number, line, quiet=True)
         for chip_x, row, width, shown, is_pure in chips:
-            chip_y = top + 8 if single else top + 38 + 32 * row
+            chip_y = top + 8 if single else chips_y + 32 * row
             picture.box(chip_x, chip_y, width, 24, "pure" if is_pure else "chip")
             picture.text(chip_x + width / 2, chip_y + 16, shown, size=12, mono=True, anchor="middle")
         bounds.append((top, height))
@@ -303,7 +302,8 @@ def draw_pass(theme: dict[str, str]) -> str:
         x = columns[column]
         picture.box(x, y, width, height, "box")
         picture.text(x + 14, y + 26, name, size=16, bold=True)
-        picture.lines(x + 14, y + 48, width - 24, text)
+        for number, line in enumerate(picture.wrapped(text, width - 24)):
+            picture.text(x + 14, y + 48 + LINE_HEIGHT * number, line)
         picture.text(x + 14, y + height - 12, function(*code), size=12, mono=True, quiet=True)
     middle = [x + width / 2 for x in columns]
     picture.path((middle[0], upper + height), (middle[0], lower - 1))

@@ -81,6 +81,27 @@ def test_a_picture_is_shown_and_nothing_is_outside_of_it(path: Path) -> None:
         x, y = float(box.get("x", "")), float(box.get("y", ""))
         assert 0 <= x <= x + float(box.get("width", "")) <= width
         assert 0 <= y <= y + float(box.get("height", "")) <= height
+    for text in svg.iter("{http://www.w3.org/2000/svg}text"):
+        if text.get("text-anchor") == "start":
+            assert float(text.get("x", "")) + text_width(text) <= width, text.text
+
+
+def text_width(text: ElementTree.Element) -> float:
+    """About as wide as a browser shows it."""
+    return len(text.text or "") * float(text.get("font-size", "")) * (0.61 if text.get("class") == "mono" else 0.55)
+
+
+def test_a_long_sentence_is_broken_and_stays_in_its_box(checkout: Path) -> None:
+    folder = checkout / "evloop" / "program" / "__init__.py"
+    folder.write_text('"""' + "Words of which there are many " * 8 + 'now.\n"""\n')
+    assert draw(checkout).returncode == 0
+    svg = ElementTree.parse(checkout / "docs" / "pictures" / "layers-light.svg").getroot()
+    boxes = list(svg.iter("{http://www.w3.org/2000/svg}rect"))
+    right = max(float(box.get("x", "")) + float(box.get("width", "")) for box in boxes)
+    lines = [text for text in svg.iter("{http://www.w3.org/2000/svg}text") if "many" in (text.text or "")]
+    assert len(lines) > 1
+    for line in lines:
+        assert float(line.get("x", "")) + text_width(line) <= right
 
 
 def test_a_new_import_makes_the_pictures_out_of_date_until_they_are_drawn_again(checkout: Path) -> None:
