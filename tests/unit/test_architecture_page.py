@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from paths import ROOT
+
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PICTURES = sorted((ROOT / "docs" / "pictures").glob("*.svg"))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import evloop
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md", ".github/*.md")
