@@ -98,7 +98,8 @@ class Process:
     def address(self) -> tuple[str, int]:
         """Where it listens first, from its log."""
         found = wait_until(
-            lambda: re.search(r"listening on (\S+):(\d+)\s", self.log) or self.popen.poll() is not None, "its address"
+            lambda: re.search(r"listening on (?:tls:)?(\S+):(\d+)\s", self.log) or self.popen.poll() is not None,
+            "its address",
         )
         assert isinstance(found, re.Match), f"it did not start:\n{self.log}"
         return found[1].strip("[]"), int(found[2])

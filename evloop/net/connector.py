@@ -287,8 +287,8 @@ class Connector:
                 under_way.cancel()
 
 
-def endpoint_of(host: str | Endpoint, port: int | None) -> TcpEndpoint | UnixEndpoint:
-    """What `EventLoop.connect` was asked to connect to, if that can be."""
+def endpoint_of(host: str | Endpoint, port: int | None, speaks_tls: bool) -> TcpEndpoint | UnixEndpoint:
+    """What `EventLoop.connect` was asked to connect to, if that can be; by TLS only if it was told how."""
     if port is None:
         endpoint = parse_endpoint(host) if isinstance(host, str) else host
     elif isinstance(host, str):
@@ -299,8 +299,8 @@ def endpoint_of(host: str | Endpoint, port: int | None) -> TcpEndpoint | UnixEnd
         raise EndpointError(f"cannot connect to {endpoint}: only who listens can leave out the host")
     if not isinstance(endpoint, TcpEndpoint | UnixEndpoint):
         raise EndpointError(f"cannot connect to {endpoint}: only who listens can be given a socket")
-    if endpoint.tls:
-        raise EndpointError(f"cannot connect to {endpoint}: this loop speaks no TLS")
+    if endpoint.tls and not speaks_tls:
+        raise EndpointError(f"cannot connect to {endpoint}: give tls=TLSClientSettings(...)")
     return endpoint
 
 

@@ -101,7 +101,7 @@ class EventLoop(Loop):
         """
         from evloop.net.connector import Connector, endpoint_of, source_of  # here, as most servers never need it
 
-        endpoint = endpoint_of(host, port)
+        endpoint = endpoint_of(host, port, tls is not None)
         limits = Limits() if limits is None else limits
         if enforce_timeouts and self._timeouts is None:
             self._timeouts = _Timeouts(self)

@@ -39,9 +39,9 @@ def serve(
     host: str | Endpoint | None = None,
     port: int | None = None,
     *,
-    unix: UnixAccess | None = None,
     limits: Limits | None = None,
     tls: TLSServerSettings | None = None,
+    unix: UnixAccess | None = None,
     on_listening: Callable[[list[str]], object] | None = None,
     on_start: Callable[[EventLoop, Server], Iterable[Server] | None] | None = None,
 ) -> None:
@@ -73,7 +73,7 @@ def serve(
         servers = [Server(loop, protocol_factory, limits)]
         try:
             try:
-                addresses = _listen(servers[0], host, port, unix, tls)
+                addresses = _listen(servers[0], host, port, tls, unix)
                 more = None if on_start is None else on_start(loop, servers[0])
             except ListenError as error:
                 say(str(error))
@@ -96,14 +96,14 @@ def _listen(
     server: Server,
     host: str | Endpoint | None,
     port: int | None,
-    unix: UnixAccess | None,
     tls: TLSServerSettings | None,
+    unix: UnixAccess | None,
 ) -> list[str]:
     inherited = take_inherited() if host is None and port is None else {}
     if inherited:
-        return [address for endpoint in inherited for address in server.listen(endpoint, unix=unix, tls=tls)]
+        return [address for endpoint in inherited for address in server.listen(endpoint, tls=tls, unix=unix)]
     try:
-        return server.listen(host, port, unix=unix, tls=tls)
+        return server.listen(host, port, tls=tls, unix=unix)
     except EndpointError as error:
         raise ListenError(str(error)) from None
 

@@ -110,8 +110,8 @@ class Server:
         host: str | Endpoint | None = None,
         port: int | None = None,
         *,
-        unix: UnixAccess | None = None,
         tls: TLSServerSettings | None = None,
+        unix: UnixAccess | None = None,
         connection_factory: ConnectionFactory = Connection,
     ) -> list[str]:
         """Accept connections on every address of ``host``, or wherever an endpoint says.
@@ -120,8 +120,8 @@ class Server:
             host, port: a name or an address, ``""`` for all of this machine, and a port, 0 for one that the kernel
                 picks; or in one argument an endpoint, or its text (``"[::1]:80"``, ``"unix:/run/x"``, ``"fd:3"``: see
                 `evloop.net.endpoint`). Default: any port of 127.0.0.1.
+            tls: the connections accepted there speak TLS, with these certificates. Needed if the endpoint says so.
             unix: who may connect, if it is a Unix socket.
-            tls: the connections accepted there speak TLS, with these certificates.
             connection_factory: makes the connections accepted there, a subclass of `Connection` as a rule; called as
                 that is.
 
@@ -137,7 +137,7 @@ class Server:
         if tls is not None:
             connection_factory = tls.connection
         elif endpoint.tls and connection_factory is Connection:
-            raise ListenError(f"cannot listen on {endpoint}: give its certificates (tls=)")
+            raise ListenError(f"cannot listen on {endpoint}: TLS needs certificates; give tls=TLSServerSettings(...)")
         sockets = open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
         added: list[Listener] = []
         try:
@@ -152,7 +152,7 @@ class Server:
             if isinstance(error, OSError):
                 raise ListenError(f"cannot wait for connections: {error.strerror or error}") from None
             raise
-        if endpoint.tls:
+        if endpoint.tls or tls is not None:
             for listener in added:
                 listener.address = f"tls:{listener.address}"
         return [listener.address for listener in added]

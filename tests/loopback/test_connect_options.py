@@ -158,7 +158,7 @@ def test_a_unix_listener_whose_queue_stays_full(loop, folder):
         (("fd:3",), "cannot connect to fd:3: only who listens can be given a socket"),
         ((":80",), "cannot connect to :80: only who listens can leave out the host"),
         (("", 80), "cannot connect to :80: only who listens can leave out the host"),
-        (("tls:localhost:80",), "cannot connect to tls:localhost:80: this loop speaks no TLS"),
+        (("tls:localhost:80",), "cannot connect to tls:localhost:80: give tls=TLSClientSettings(...)"),
         (("localhost",), "'localhost' is no endpoint: the port is missing; did you mean localhost:PORT?"),
         (("localhost", 70000), "there is no port 70000: the highest is 65535"),
         ((parse_endpoint("unix:x"), 80), "unix:x says all that is needed: give no port beside it"),
