@@ -18,6 +18,7 @@ from evloop.net.sockets import origin, peer_text
 from evloop.net.sweeper import Sweeper
 from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener, open_listeners
+from evloop.server.room import make_room
 from evloop.server.stats import ServerStats
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -38,10 +39,6 @@ _MAX_REFUSALS = 16
 # A drain counts the time in which the process runs, in so many steps; none is longer than this.
 _DRAIN_STEPS = 8
 _DRAIN_STEP_S = 1.0
-
-# When memory has run out: how much is to be had again, and which share of the connections that may cost.
-_MAKE_ROOM_BYTES = 1024 * 1024
-_MAKE_ROOM_FRACTION = 16
 
 
 class Server:
@@ -88,6 +85,7 @@ class Server:
         self._drain_timer: Timer | None = None
         self._on_stopped: list[Callable[[], object]] = []
         self._sweeper = Sweeper(loop, self.connections, self.limits)
+        self._make_room = partial(make_room, loop, self.connections)
         loop.memory.givers.append(self._make_room)
 
     def _affordable(self, wanted: int) -> int:
@@ -324,25 +322,6 @@ class Server:
         connection.write(text)
         connection.close()
 
-    def _make_room(self) -> bool:
-        """Memory has run out: end those who hold most of it, the newest first among equals. False if there is nobody.
-
-        For the loop, which goes on then.
-        """
-        count = len(self.connections) // _MAKE_ROOM_FRACTION + 1
-        held = ((_held_bytes(connection), connection) for connection in reversed(self.connections))
-        freed = 0
-        ended = 0
-        for size, connection in sorted(held, key=lambda pair: pair[0], reverse=True)[:count]:
-            if freed >= _MAKE_ROOM_BYTES:
-                break
-            freed += size
-            ended += 1
-            connection.end_for(LimitError("memory", "memory has run out, and this connection held more than others"))
-        if ended:
-            self.loop.log_limited(WARNING, "out of memory: %d connections ended, which held %d bytes", ended, freed)
-        return ended > 0
-
     def _forget_refused(self, connection: Connection, error: Exception | None) -> None:
         self._refused.discard(connection)
         self._wake_listeners()
@@ -374,12 +353,3 @@ class Server:
         self._wake_listeners()
         if self.stopping:
             self.loop.call_soon(self._check_stopped)
-
-
-def _held_bytes(connection: Connection) -> int:
-    """What a connection makes this process hold, as far as that is known."""
-    try:
-        unfinished = connection.protocol.held_bytes()
-    except Exception:  # it is asked when there is no memory; whatever is wrong shows when it is used
-        unfinished = 0
-    return connection.unsent_bytes + unfinished

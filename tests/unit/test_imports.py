@@ -45,6 +45,7 @@ ORDER = [
     "evloop.server.portowner",
     "evloop.server.descriptors",
     "evloop.server.listener",
+    "evloop.server.room",
     "evloop.server.stats",
     "evloop.server.server",
     "evloop.protocols.lineframer",
