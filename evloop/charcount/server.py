@@ -15,8 +15,10 @@ from evloop.core.loop import Loop
 from evloop.core.timers import Timer
 from evloop.errors import LimitError
 from evloop.limits import Limits
-from evloop.log import DEBUG, INFO, Logger
+from evloop.log import DEBUG, INFO, WARNING, Logger
+from evloop.net.connection import Connection
 from evloop.net.protocol import Protocol
+from evloop.net.unexpectedheader import look_for_header
 from evloop.ratelimit import LimitedLogger
 from evloop.server.server import Server
 
@@ -39,6 +41,7 @@ class ServiceSettings:
         max_message_bytes: the longest message that is counted; None for any length, which is safe, as a message is
             counted as it arrives and never held.
         limits: those of the server.
+        proxy_from: proxies that are trusted to say whom they speak for; as for `Server`.
     """
 
     def __init__(
@@ -47,11 +50,13 @@ class ServiceSettings:
         template: str = DEFAULT_TEMPLATE,
         max_message_bytes: int | None = None,
         limits: Limits | None = None,
+        proxy_from: str = "",
     ) -> None:
         self.framing = framing
         self.template = template
         self.max_message_bytes = max_message_bytes
         self.limits = Limits() if limits is None else limits
+        self.proxy_from = proxy_from
 
     def session_factory(self) -> Callable[[Counter[str]], Session]:
         """What makes the session of each connection, given where it counts limits. They share one table of replies.
@@ -77,13 +82,13 @@ class CharCountProtocol(Protocol):
         self._server = server
 
     def data_handler(self) -> Callable[[bytes], bytes]:
-        return self._on_first_data if self._server.log.enabled(INFO) else self.session.feed
+        return self._on_first_data if self._server.log.enabled(WARNING) else self.session.feed
 
     def _on_first_data(self, data: bytes) -> bytes:
-        self._server.log.log(INFO, "connect %s", self.connection.peer)
+        self._server.log_connect(self.connection, data)
         self.connection.set_data_handler(self.session.feed)
         reply = self.session.feed(data)
-        if not reply and self.waits_for_line_end:
+        if not reply and self.waits_for_line_end and self._server.log.enabled(INFO):
             self._server.hint_later(self)
         return reply
 
@@ -139,7 +144,11 @@ class CharCountServer(Server):
 
     Raises:
         TemplateError: the reply template can't be used.
+        ValueError: the networks of the proxies can't.
     """
+
+    looks_for_headers = False  # the protocol does, where it logs the first bytes anyway
+    proxy_option = "--proxy-from"
 
     def __init__(self, loop: Loop, settings: ServiceSettings | None = None) -> None:
         settings = ServiceSettings() if settings is None else settings
@@ -149,7 +158,21 @@ class CharCountServer(Server):
         self._hints: dict[CharCountProtocol, Timer] = {}
         self.log = LimitedLogger(Logger("charcount"), loop.clock, call_later=loop.call_later)
         protocol_class = RawCharCountProtocol if settings.framing == "raw" else CharCountProtocol
-        super().__init__(loop, lambda: protocol_class(new_session(self.stats.limits), self), settings.limits)
+        super().__init__(
+            loop,
+            lambda: protocol_class(new_session(self.stats.limits), self),
+            settings.limits,
+            proxy_from=settings.proxy_from,
+        )
+
+    def log_connect(self, connection: Connection, data: bytes) -> None:
+        """A client's first bytes have come."""
+        header = connection.proxy_header
+        if header is not None:
+            self.log.log(INFO, "connect %s through %s: %s", connection.peer, header.sender, header)
+            return
+        self.log.log(INFO, "connect %s", connection.peer)
+        look_for_header(connection, data, self.proxy_option)
 
     def hint_later(self, protocol: CharCountProtocol) -> None:
         """Say in the log what is missing, if this client's first line does not end soon: a client of the exercise sends

@@ -38,6 +38,10 @@ from evloop.net.stream import (
     Stream,
 )
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from evloop.net.proxyheader import ProxyHeader
+
 _OPEN = State.OPEN
 _HALF_OPEN = State.HALF_OPEN
 _HALF_CLOSED = State.HALF_CLOSED
@@ -63,6 +67,7 @@ class Connection(Stream):
         protocol: whose callbacks it calls.
         limits: what bounds it.
         peer: the other end as text, ``host:port``, for logs.
+        proxy_header: what a trusted proxy has said of this client (`evloop.net.proxyheader`); None without one.
         state: where it is in its life (`evloop.net.state`). Read it only.
         bytes_received, bytes_sent: totals so far.
         opened_at: when it was opened, in seconds of ``loop.now``.
@@ -78,6 +83,7 @@ class Connection(Stream):
         "opened_at",
         "peer",
         "protocol",
+        "proxy_header",
     )
 
     def __init__(
@@ -93,6 +99,7 @@ class Connection(Stream):
         super().__init__(loop, sock, limits)
         self.protocol = protocol
         self.peer = peer
+        self.proxy_header: ProxyHeader | None = None  # set before it is opened
         self.opened_at = loop.now
         # Kept for the server's sweep: bytes moved when it last looked, and when it saw that number change.
         self.activity = 0
@@ -196,9 +203,10 @@ class Connection(Stream):
         """End it because of a limit or fault: for the server. Unsent bytes are dropped; ``on_close`` gets the error."""
         self._teardown(error)
 
-    def set_data_handler(self, handler: Callable[[bytes], bytes | None]) -> None:
-        """From now on call ``handler`` with received bytes, instead of what `Protocol.data_handler` named."""
-        self._on_data = handler
+    def set_data_handler(self, handler: Callable[[bytes], bytes | None]) -> Callable[[bytes], bytes | None]:
+        """From now on call ``handler`` with received bytes, and no longer what this returns."""
+        before, self._on_data = self._on_data, handler
+        return before
 
     def drain(self, up_to_bytes: int | None = None) -> None:
         """Answer all requests that have reached this machine, then `close`: for a server that stops.

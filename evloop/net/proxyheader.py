@@ -106,9 +106,21 @@ class ProxyHeader:
         alpn: the protocol that was agreed on, or None.
         unique_id: the proxy's name of this connection, or None.
         tls: what is said of the client's TLS, or None.
+        sender: the proxy's own address as text, if who received the header says it; else empty.
     """
 
-    __slots__ = ("alpn", "authority", "destination", "local", "source", "tls", "tlvs", "unique_id", "version")
+    __slots__ = (
+        "alpn",
+        "authority",
+        "destination",
+        "local",
+        "sender",
+        "source",
+        "tls",
+        "tlvs",
+        "unique_id",
+        "version",
+    )
 
     def __init__(
         self,
@@ -129,6 +141,7 @@ class ProxyHeader:
         self.unique_id = _value(tlvs, UNIQUE_ID)
         tls = _value(tlvs, SSL)
         self.tls = None if tls is None else ProxyTls(tls)
+        self.sender = ""
 
     def __str__(self) -> str:
         said = [f"PROXY v{self.version}"]

@@ -36,6 +36,7 @@ def serve(
     port: int = 0,
     *,
     limits: Limits | None = None,
+    proxy_from: str | Iterable[str] = (),
     on_listening: Callable[[list[str]], object] | None = None,
     on_start: Callable[[EventLoop, Server], Iterable[Server] | None] | None = None,
 ) -> None:
@@ -51,6 +52,7 @@ def serve(
         limits: what bounds it. Off by default are ``idle_timeout_s``, ``message_timeout_s`` and
             ``max_connections_per_address``, whose right values only you know: set them for a server that faces
             strangers. `Limits` says why, and suggests some.
+        proxy_from: proxies that are trusted to say whom they speak for; as for `Server`.
         on_listening: called with the addresses once it listens. Default: they are printed on stderr.
         on_start: called with loop and server before the loop runs: for timers, outgoing connections, other servers.
             Those that it returns, in a list, are stopped with the first.
@@ -60,7 +62,7 @@ def serve(
             deal with that otherwise, use `Server.listen`, which raises `ListenError`, and `prepare`.
     """
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
-        servers = [Server(loop, protocol_factory, limits)]
+        servers = [Server(loop, protocol_factory, limits, proxy_from=proxy_from)]
         try:
             try:
                 addresses = servers[0].listen(host, port)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from evloop.core.loop import Loop
@@ -16,6 +16,7 @@ from evloop.net.connection import Connection
 from evloop.net.protocol import Protocol
 from evloop.net.sockets import origin, peer_text
 from evloop.net.sweeper import Sweeper
+from evloop.net.unexpectedheader import look_at_first_data
 from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener, open_listeners
 from evloop.server.room import make_room
@@ -25,6 +26,8 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
+    from evloop.net.proxyheader import ProxyHeader
+    from evloop.server.proxygate import ProxyGate
     from evloop.server.stats import Value
 
     # What makes a connection: called with the same as `Connection`, which is the default.
@@ -35,6 +38,10 @@ _log = Logger("evloop.server")
 # Clients over the limit that are being told so and waited for, at the same time. Beyond it they are told, and closed at
 # once: each needs a descriptor.
 _MAX_REFUSALS = 16
+
+# So many headers of proxies are waited for when the server is full, so that the client is told, and logged, and not its
+# proxy.
+_MAX_HEADERS_WHEN_FULL = 8
 
 # A drain counts the time in which the process runs, in so many steps; none is longer than this.
 _DRAIN_STEPS = 8
@@ -50,6 +57,10 @@ class Server:
         limits: what bounds it.
         refusal: what is sent to a client over a connection limit before it is closed, made from the limit's name and
             number. Default: ``ERR too-many-connections limit 10000`` and LF.
+        proxy_from: proxies whose word is taken for whom they speak for, as `evloop.net.trustedpeers.TrustedPeers` wants
+            it: ``"10.0.0.0/8,2001:db8::7"``; ``unix`` for all Unix sockets. Each of their connections must begin with a
+            PROXY header; it then counts, and shows in logs, as one from the client's own address. What others send is
+            never taken for such a header.
 
     Attributes:
         connections: those that are open, and by whom they are counted for ``max_connections_per_address``
@@ -61,6 +72,11 @@ class Server:
         listeners: where it listens.
     """
 
+    # For subclasses: whether the first bytes of each connection are looked at for a PROXY header that is not expected
+    # (False: the protocol does that), and which option is named then.
+    looks_for_headers = True
+    proxy_option = "proxy_from"
+
     def __init__(
         self,
         loop: Loop,
@@ -68,6 +84,7 @@ class Server:
         limits: Limits | None = None,
         *,
         refusal: Callable[[str, int], bytes] = lambda limit, number: b"ERR %s limit %d\n" % (limit.encode(), number),
+        proxy_from: str | Iterable[str] = (),
     ) -> None:
         self.loop = loop
         self.limits = Limits() if limits is None else limits
@@ -79,6 +96,11 @@ class Server:
         self._refusal = refusal
         self._refused: set[Connection] = set()
         self._by_origin: Counter[object] = Counter()
+        self._gate: ProxyGate | None = None
+        if proxy_from:
+            from evloop.server.proxygate import ProxyGate  # here, as few are behind a proxy
+
+            self._gate = ProxyGate(loop, proxy_from, self.limits, self.stats, self._wake_listeners)
         self._forget_connection = self._forget  # one bound method for all connections
         self.stopping = False
         self.aborted = False
@@ -168,6 +190,8 @@ class Server:
             if not listener.resting:
                 listener.accept_up_to(self.limits.backlog + 1)
             listener.close()
+        if self._gate is not None:
+            self._gate.drain()
         for connection in list(self.connections):
             connection.drain()
 
@@ -192,6 +216,8 @@ class Server:
         self.stopping = True
         for listener in self.listeners:
             listener.close()
+        if self._gate is not None:
+            self._gate.abort()
         self.aborted = self.aborted or bool(self.connections)
         for connection in [*self.connections, *self._refused]:
             connection.abort()
@@ -238,6 +264,7 @@ class Server:
             "closed": stats.closed,
             "failed": stats.failed,
             "probes": stats.probes,
+            "bad_proxy_headers": stats.bad_proxy_headers,
             "received_bytes": received,
             "sent_bytes": sent,
             "unsent_bytes": sum(connection.unsent_bytes for connection in self.connections),
@@ -256,12 +283,26 @@ class Server:
 
     # ------------------------------------------------------------------ connections
 
-    def _accepted(self, connection_factory: ConnectionFactory, family: int, sock: socket.socket, address: Any) -> None:
-        limits = self.limits
-        per_address = limits.max_connections_per_address
-        if len(self.connections) >= self.max_connections:
+    def _accepted(
+        self,
+        connection_factory: ConnectionFactory,
+        family: int,
+        sock: socket.socket,
+        address: Any,
+        header: ProxyHeader | None = None,
+    ) -> None:
+        limits, gate = self.limits, self._gate
+        occupied = len(self.connections)
+        if gate is not None:
+            occupied += len(gate.waiting)
+            may_wait = occupied < self.max_connections + _MAX_HEADERS_WHEN_FULL
+            if header is None and may_wait and gate.expects_header(family, address):
+                gate.take(sock, address, partial(self._accepted, connection_factory))
+                return
+        if occupied >= self.max_connections:
             self._refuse(connection_factory, sock, address, "too-many-connections", self.max_connections)
             return
+        per_address = limits.max_connections_per_address
         who = None
         if per_address is not None:
             who = origin(family, address, limits.ipv6_prefix_bits)
@@ -279,6 +320,9 @@ class Server:
             sock.close()
             self.loop.log_exception(error, "connection %s closed: its protocol could not be made", peer_text(address))
             return
+        connection.proxy_header = header
+        if self.looks_for_headers and header is None:
+            look_at_first_data(connection, self.proxy_option)
         if who is not None:
             self._by_origin[who] += 1
         self.connections[connection] = who

@@ -18,17 +18,28 @@ class ServerStats:
         closed: of those.
         failed: closed because of an error, limits included.
         probes: closed without having sent a byte: health checks, port scans.
+        bad_proxy_headers: closed because a trusted proxy sent no PROXY header, or a wrong one.
         bytes_received, bytes_sent: of closed connections; `Server.totals` adds those that are open.
         limits: one counter for each limit that was hit, by its name in `LimitError`.
     """
 
-    __slots__ = ("accepted", "bytes_received", "bytes_sent", "closed", "failed", "limits", "probes")
+    __slots__ = (
+        "accepted",
+        "bad_proxy_headers",
+        "bytes_received",
+        "bytes_sent",
+        "closed",
+        "failed",
+        "limits",
+        "probes",
+    )
 
     def __init__(self) -> None:
         self.accepted = 0
         self.closed = 0
         self.failed = 0
         self.probes = 0
+        self.bad_proxy_headers = 0
         self.bytes_received = 0
         self.bytes_sent = 0
         self.limits: Counter[str] = Counter()
@@ -44,6 +55,7 @@ STATUS = {
     "closed": "of those, total",
     "failed": "closed because of an error, limits included, total",
     "probes": "closed without a byte from the client, total",
+    "bad_proxy_headers": "closed because a trusted proxy sent no PROXY header or a wrong one, total",
     "received_bytes": "total",
     "sent_bytes": "given to the kernel, total",
     "unsent_bytes": "that the kernel has not taken, now",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from evloop.charcount.cli.arguments import port_number, positive_number, seconds, whole_number
+from evloop.charcount.cli.arguments import networks, port_number, positive_number, seconds, whole_number
 from evloop.charcount.server import DEFAULT_PORT
 from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE
 from evloop.limits import Limit, Limits
@@ -81,7 +81,7 @@ class Setting:
         if self.is_switch:
             return "no"
         if not self.zero_is_off:
-            return as_text(self.default)
+            return as_text(self.default) or "none"
         return f"{as_text(self.default)}; 0: no limit" if self.default else "0: no limit"
 
     def add_to(self, group: argparse._ArgumentGroup) -> None:
@@ -126,6 +126,14 @@ def setting_name(limit: Limit) -> str:
 SETTINGS = (
     Setting("where it listens", "host", "127.0.0.1", "name, IPv4 or IPv6 address"),
     Setting("where it listens", "port", DEFAULT_PORT, "0 picks a free one", parse=port_number, short="-p"),
+    Setting(
+        "where it listens",
+        "proxy_from",
+        "",
+        "proxies that send a PROXY header first, and are trusted: addresses, networks, or unix for all Unix sockets",
+        parse=networks,
+        metavar="CIDR[,...]",
+    ),
     Setting(
         "what it speaks (docs/protocol.md)",
         "framing",
