@@ -9,7 +9,7 @@ from functools import partial
 
 from evloop.core.loop import Loop
 from evloop.core.timers import Timer
-from evloop.errors import LimitError, ListenError
+from evloop.errors import DISCONNECTED, LimitError, ListenError
 from evloop.limits import Limits
 from evloop.log import WARNING, Logger
 from evloop.net.connection import Connection
@@ -309,16 +309,15 @@ class Server:
             if who is not None and self._by_origin[who] >= per_address:
                 self._refuse(connection_factory, sock, address, "too-many-connections-from-address", per_address)
                 return
-        forget, limits_hit = self._forget_connection, self.stats.limits
         self.stats.accepted += 1
+        peer, forget, limits_hit = peer_text(address), self._forget_connection, self.stats.limits
         try:
-            protocol = self._protocol_factory()
-            connection = connection_factory(self.loop, sock, peer_text(address), protocol, limits, forget, limits_hit)
+            connection = connection_factory(self.loop, sock, peer, self._protocol_factory(), limits, forget, limits_hit)
         except Exception as error:
             self.stats.failed += 1
             self.stats.closed += 1
             sock.close()
-            self.loop.log_exception(error, "connection %s closed: its protocol could not be made", peer_text(address))
+            self.loop.log_exception(error, "connection %s closed: its protocol could not be made", peer)
             return
         connection.proxy_header = header
         if self.looks_for_headers and header is None:
@@ -389,6 +388,8 @@ class Server:
         stats.bytes_sent += connection.bytes_sent
         if not connection.bytes_received:
             stats.probes += 1
+            if isinstance(error, OSError) and error.errno in DISCONNECTED and not connection.bytes_sent:
+                error = None  # some health checks end by a reset
         if error is not None:
             stats.failed += 1
             if isinstance(error, LimitError):
