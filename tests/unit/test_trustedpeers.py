@@ -44,7 +44,7 @@ def test_unix_sockets_have_no_address_and_are_named():
 
 @pytest.mark.parametrize("text", ["10.0.0.0/33", "example.org", "10.0.0.1:80", "10.0.0", "/8", "fe80::1%eth0", "UNIX"])
 def test_what_is_no_network_is_named_with_what_was_meant(text):
-    with pytest.raises(ValueError, match="is no network: give addresses or networks as 192.0.2.1") as caught:
+    with pytest.raises(ValueError, match="is no network: give addresses or networks") as caught:
         TrustedPeers(f"127.0.0.1,{text}")
     assert repr(text) in str(caught.value)
 
