@@ -68,3 +68,14 @@ def counting(start: Callable[..., Any]) -> Callable[..., Any]:
         return start(make_server=lambda loop: CharCountServer(loop, chosen))
 
     return start_counting
+
+
+@pytest.fixture
+def behind(start: Callable[..., RunningServer]) -> Callable[..., RunningServer]:
+    """Starts a character-count server that trusts proxies on 127.0.0.1."""
+
+    def start_one(proxy_from: str = "127.0.0.1", **limits: Any) -> RunningServer:
+        settings = ServiceSettings(limits=small_limits(**limits), proxy_from=proxy_from)
+        return start(make_server=lambda loop: CharCountServer(loop, settings))
+
+    return start_one
