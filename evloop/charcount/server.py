@@ -108,8 +108,7 @@ class CharCountProtocol(Protocol):
         self._server.forget_hint(self)
         self._server.messages += self.session.messages
         self._server.errors += self.session.errors
-        is_probe = not connection.bytes_received and not isinstance(error, LimitError)
-        level = DEBUG if is_probe else INFO
+        level = DEBUG if connection.is_probe and not isinstance(error, LimitError) else INFO
         if not self._server.log.enabled(level):
             return
         self._server.log.log(
@@ -169,7 +168,8 @@ class CharCountServer(Server):
         """A client's first bytes have come."""
         header = connection.proxy_header
         if header is not None:
-            self.log.log(INFO, "connect %s through %s: %s", connection.peer, header.sender, header)
+            level = DEBUG if header.local else INFO
+            self.log.log(level, "connect %s through %s: %s", connection.peer, header.sender, header)
             return
         self.log.log(INFO, "connect %s", connection.peer)
         look_for_header(connection, data, self.proxy_option)

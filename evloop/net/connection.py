@@ -245,6 +245,11 @@ class Connection(Stream):
         return state is not _OPEN and state is not _HALF_OPEN and state is not _HALF_CLOSED
 
     @property
+    def is_probe(self) -> bool:
+        """Whether nobody has used it so far: no byte has come, or a proxy speaks for itself."""
+        return not self.bytes_received or (self.proxy_header is not None and self.proxy_header.local)
+
+    @property
     def unsent_bytes(self) -> int:
         """Written and not yet taken by the kernel; also what it has not been offered yet."""
         waiting = 0 if self.batch is None else sum(map(len, self.batch))

@@ -96,7 +96,8 @@ class ProxyHeader:
 
     Attributes:
         version: 1 or 2, of the protocol.
-        local: the proxy speaks for itself, as in a health check: there is no client.
+        local: the proxy speaks for itself, as in a health check: there is no client. Who reads the header may find that
+            out in other ways, too, and set it.
         source: the client's address, as sockets have it: host and port, or the path of a Unix socket (a name in the
             abstract namespace with ``@`` in front). None if the proxy doesn't know or there is no client: then the
             connection's own peer is all that is known.

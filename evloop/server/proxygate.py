@@ -153,8 +153,10 @@ class WaitingSocket:
     def _let_in(self, header: ProxyHeader) -> None:
         header.sender = peer_text(self._address)
         source = header.source
+        if source is not None and source == self._address[:2]:
+            header.local = True  # HAProxy's health checks of version 1 say so, as that has no word for it
         self._leave()
-        if source is None:
+        if source is None or header.local:
             self._admit(socket.AF_UNSPEC, self._socket, self._address, header)
         elif isinstance(source, str):
             self._admit(_AF_UNIX, self._socket, source, header)

@@ -386,9 +386,9 @@ class Server:
         stats.closed += 1
         stats.bytes_received += connection.bytes_received
         stats.bytes_sent += connection.bytes_sent
-        if not connection.bytes_received:
+        if connection.is_probe:
             stats.probes += 1
-            if isinstance(error, OSError) and error.errno in DISCONNECTED and not connection.bytes_sent:
+            if isinstance(error, OSError) and error.errno in DISCONNECTED:
                 error = None  # some health checks end by a reset
         if error is not None:
             stats.failed += 1

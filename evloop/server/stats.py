@@ -17,7 +17,7 @@ class ServerStats:
         accepted: connections.
         closed: of those.
         failed: closed because of an error, limits included.
-        probes: closed without having sent a byte: health checks, port scans.
+        probes: closed without having sent a byte, or a trusted proxy's own: health checks, port scans.
         bad_proxy_headers: closed because a trusted proxy sent no PROXY header, or a wrong one.
         bytes_received, bytes_sent: of closed connections; `Server.totals` adds those that are open.
         limits: one counter for each limit that was hit, by its name in `LimitError`.
@@ -54,7 +54,7 @@ STATUS = {
     "accepted": "connections, total",
     "closed": "of those, total",
     "failed": "closed because of an error, limits included, total",
-    "probes": "closed without a byte from the client, total",
+    "probes": "closed without a byte from the client, or a proxy's own health checks, total",
     "bad_proxy_headers": "closed because a trusted proxy sent no PROXY header or a wrong one, total",
     "received_bytes": "total",
     "sent_bytes": "given to the kernel, total",
