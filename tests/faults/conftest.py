@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from evloop import Limits
-from evloop.charcount.server import CharCountServer, ServiceSettings
-from faults.processes import Process, cpu_share, start_server
-from harness import RunningServer, small_limits
+from processes import Process, cpu_share, start_server
+from servers import RunningServer, small_limits
 
 
 @pytest.fixture
@@ -60,22 +58,10 @@ def loop_cpu_share() -> Callable[[RunningServer], float]:
 
 
 @pytest.fixture
-def counting(start: Callable[..., Any]) -> Callable[..., Any]:
-    """Starts a character-count server in a thread."""
-
-    def start_counting(limits: Limits | None = None, **settings: Any) -> Any:
-        chosen = ServiceSettings(limits=small_limits() if limits is None else limits, **settings)
-        return start(make_server=lambda loop: CharCountServer(loop, chosen))
-
-    return start_counting
-
-
-@pytest.fixture
-def behind(start: Callable[..., RunningServer]) -> Callable[..., RunningServer]:
+def behind(counting: Callable[..., RunningServer]) -> Callable[..., RunningServer]:
     """Starts a character-count server that trusts proxies on 127.0.0.1."""
 
     def start_one(proxy_from: str = "127.0.0.1", **limits: Any) -> RunningServer:
-        settings = ServiceSettings(limits=small_limits(**limits), proxy_from=proxy_from)
-        return start(make_server=lambda loop: CharCountServer(loop, settings))
+        return counting(small_limits(**limits), proxy_from=proxy_from)
 
     return start_one

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness import Client, RunningServer
+from clients import Client
 from proxyheaders import v2
+from servers import RunningServer
 
 FOUR = ("192.0.2.1", 56324), ("198.51.100.1", 443)
 SIX = ("2001:db8::1", 1), ("2001:db8::2", 65535)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from clients import Client
 from evloop import Server
 from faults.proxied import FOUR, client_of, counts, served, waiting
-from harness import Client, recorder, small_limits, wait_until
 from proxyheaders import SIGNATURE, tlv, v1, v2
+from servers import recorder, small_limits
+from waiting import wait_until
 
 # ---------------------------------------------------------------------- 60
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from clients import Client
 from evloop import Connection, Limits, Server
 from faults.faultysocket import os_error
 from faults.proxied import FOUR, SIX, client_of, counts, served, waiting
-from harness import Client, RunningServer, recorder, run_pass, run_until, wait_until
 from proxyheaders import ssl_tlv, tlv, v1, v2
+from servers import RunningServer, recorder
+from waiting import run_pass, run_until, wait_until
 
 # ---------------------------------------------------------------------- 67
 

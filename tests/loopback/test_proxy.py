@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from clients import Client
 from evloop import Connection, Limits, LineProtocol, Protocol, Server
 from evloop.charcount.server import CharCountServer, ServiceSettings
-from harness import DEADLINE_S, Client, RunningServer, recorder, small_limits, wait_until
 from proxyheaders import ssl_tlv, tlv, v1, v2
+from servers import RunningServer, recorder, small_limits
+from waiting import DEADLINE_S, wait_until
 
 FOUR = ("192.0.2.1", 56324), ("198.51.100.1", 443)
 SIX = ("2001:db8::1", 1), ("2001:db8::2", 65535)

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
-from faults.processes import ROOT, Process
-from harness import DEADLINE_S, Client, wait_until
+from clients import Client
+from paths import ROOT
+from processes import Process
+from waiting import DEADLINE_S, wait_until
 
 HAPROXY = shutil.which("haproxy", path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/opt/homebrew/bin")
 NGINX = shutil.which("nginx", path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/opt/homebrew/bin")

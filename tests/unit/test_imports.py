@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from paths import ROOT
 
 # Each module imports from those above it only: the folders in their order, and inside a folder too.
 ORDER = [
@@ -44,6 +44,7 @@ ORDER = [
     "evloop.net.attempt",
     "evloop.net.connector",
     "evloop.net.eventloop",
+    "evloop.net.memory",
     "evloop.server.portowner",
     "evloop.server.descriptors",
     "evloop.server.listener",
@@ -51,6 +52,7 @@ ORDER = [
     "evloop.server.stats",
     "evloop.server.proxygate",
     "evloop.server.server",
+    "evloop.testing",
     "evloop.protocols.lineframer",
     "evloop.protocols.lines",
     "evloop.program.serve",
