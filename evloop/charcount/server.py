@@ -16,9 +16,8 @@ from evloop.core.timers import Timer
 from evloop.errors import LimitError
 from evloop.limits import Limits
 from evloop.log import DEBUG, INFO, WARNING, Logger
-from evloop.net.connection import Connection
 from evloop.net.protocol import Protocol
-from evloop.net.unexpectedheader import look_for_header
+from evloop.net.unexpectedheader import FIRST_BYTES, look_for_header
 from evloop.ratelimit import LimitedLogger
 from evloop.server.server import Server
 
@@ -82,15 +81,30 @@ class CharCountProtocol(Protocol):
         self._server = server
 
     def data_handler(self) -> Callable[[bytes], bytes]:
-        return self._on_first_data if self._server.log.enabled(WARNING) else self.session.feed
+        log = self._server.log
+        if log.enabled(INFO):
+            return self._on_first_data
+        return self._look_at_first_data if log.enabled(WARNING) else self.session.feed
 
     def _on_first_data(self, data: bytes) -> bytes:
-        self._server.log_connect(self.connection, data)
-        self.connection.set_data_handler(self.session.feed)
-        reply = self.session.feed(data)
-        if not reply and self.waits_for_line_end and self._server.log.enabled(INFO):
+        connection = self.connection
+        header = connection.proxy_header
+        if header is None:
+            self._server.log.log(INFO, "connect %s", connection.peer)
+        else:
+            level = DEBUG if header.local else INFO
+            self._server.log.log(level, "connect %s through %s: %s", connection.peer, header.sender, header)
+        reply = self._look_at_first_data(data)
+        if not reply and self.waits_for_line_end:
             self._server.hint_later(self)
         return reply
+
+    def _look_at_first_data(self, data: bytes) -> bytes:
+        feed = self.session.feed
+        self.connection.set_data_handler(feed)
+        if data[:1] in FIRST_BYTES and self.connection.proxy_header is None:
+            look_for_header(self.connection, data, self._server.proxy_option)
+        return feed(data)
 
     @property
     def waits_for_line_end(self) -> bool:
@@ -163,16 +177,6 @@ class CharCountServer(Server):
             settings.limits,
             proxy_from=settings.proxy_from,
         )
-
-    def log_connect(self, connection: Connection, data: bytes) -> None:
-        """A client's first bytes have come."""
-        header = connection.proxy_header
-        if header is not None:
-            level = DEBUG if header.local else INFO
-            self.log.log(level, "connect %s through %s: %s", connection.peer, header.sender, header)
-            return
-        self.log.log(INFO, "connect %s", connection.peer)
-        look_for_header(connection, data, self.proxy_option)
 
     def hint_later(self, protocol: CharCountProtocol) -> None:
         """Say in the log what is missing, if this client's first line does not end soon: a client of the exercise sends

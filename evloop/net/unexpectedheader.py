@@ -10,7 +10,7 @@ from evloop.log import WARNING
 from evloop.net.connection import Connection
 
 # What a PROXY header begins with. More is looked at, and the module that knows is loaded, only after one of these.
-_FIRST_BYTES = (b"P", b"\r")
+FIRST_BYTES = (b"P", b"\r")
 
 
 def look_for_header(connection: Connection, data: bytes, option: str) -> None:
@@ -21,7 +21,7 @@ def look_for_header(connection: Connection, data: bytes, option: str) -> None:
         data: the first that was received.
         option: which option wants to know from where to expect it.
     """
-    if data[:1] in _FIRST_BYTES and connection.proxy_header is None:
+    if data[:1] in FIRST_BYTES:
         from evloop.net.proxyheader import looks_like_proxy_header
 
         if looks_like_proxy_header(data):
