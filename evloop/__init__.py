@@ -10,13 +10,24 @@ from evloop._version import __version__
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.core.timers import Timer
-    from evloop.errors import CallbackResultError, ConnectError, EndpointError, EvloopError, LimitError, ListenError
+    from evloop.errors import (
+        CallbackResultError,
+        ConnectError,
+        EndpointError,
+        EvloopError,
+        LimitError,
+        ListenError,
+        TLSError,
+        TLSSettingsError,
+    )
     from evloop.limits import Limits
     from evloop.net.connection import Connection
     from evloop.net.endpoint import Endpoint, parse_endpoint
     from evloop.net.eventloop import EventLoop
     from evloop.net.protocol import Protocol
     from evloop.net.state import State
+    from evloop.net.tlsinfo import TLSInfo
+    from evloop.net.tlssettings import TLSClientSettings, TLSServerSettings
     from evloop.program.serve import prepare, serve
     from evloop.protocols.lineframer import LineFramer
     from evloop.protocols.lines import LineProtocol
@@ -40,6 +51,11 @@ __all__ = [
     "Server",
     "ServerStats",
     "State",
+    "TLSClientSettings",
+    "TLSError",
+    "TLSInfo",
+    "TLSServerSettings",
+    "TLSSettingsError",
     "Timer",
     "__version__",
     "parse_endpoint",
@@ -49,7 +65,16 @@ __all__ = [
 
 _MODULES = {
     "net.connection": ("Connection",),
-    "errors": ("CallbackResultError", "ConnectError", "EndpointError", "EvloopError", "LimitError", "ListenError"),
+    "errors": (
+        "CallbackResultError",
+        "ConnectError",
+        "EndpointError",
+        "EvloopError",
+        "LimitError",
+        "ListenError",
+        "TLSError",
+        "TLSSettingsError",
+    ),
     "protocols.lineframer": ("LineFramer",),
     "limits": ("Limits",),
     "net.endpoint": ("Endpoint", "parse_endpoint"),
@@ -60,6 +85,8 @@ _MODULES = {
     "server.stats": ("ServerStats",),
     "program.serve": ("prepare", "serve"),
     "net.state": ("State",),
+    "net.tlsinfo": ("TLSInfo",),
+    "net.tlssettings": ("TLSClientSettings", "TLSServerSettings"),
     "core.timers": ("Timer",),
 }
 

@@ -17,6 +17,7 @@ from evloop.server.server import Server
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from evloop.net.tlssettings import TLSServerSettings
     from evloop.server.stats import Value
 
 _log = Logger("evloop.server")
@@ -37,6 +38,7 @@ def serve(
     *,
     limits: Limits | None = None,
     proxy_from: str | Iterable[str] = (),
+    tls: TLSServerSettings | None = None,
     on_listening: Callable[[list[str]], object] | None = None,
     on_start: Callable[[EventLoop, Server], Iterable[Server] | None] | None = None,
 ) -> None:
@@ -53,6 +55,7 @@ def serve(
             ``max_connections_per_address``, whose right values only you know: set them for a server that faces
             strangers. `Limits` says why, and suggests some.
         proxy_from: proxies that are trusted to say whom they speak for; as for `Server`.
+        tls: serve by TLS, with these certificates, which are read again when their files change.
         on_listening: called with the addresses once it listens. Default: they are printed on stderr.
         on_start: called with loop and server before the loop runs: for timers, outgoing connections, other servers.
             Those that it returns, in a list, are stopped with the first.
@@ -65,13 +68,15 @@ def serve(
         servers = [Server(loop, protocol_factory, limits, proxy_from=proxy_from)]
         try:
             try:
-                addresses = servers[0].listen(host, port)
+                addresses = servers[0].listen(host, port, tls=tls)
                 more = None if on_start is None else on_start(loop, servers[0])
             except ListenError as error:
                 say(str(error))
                 raise SystemExit(EXIT_CANNOT_LISTEN) from None
             servers += more or ()
             prepare(loop, *servers)
+            if tls is not None:
+                tls.watch(loop)
             if on_listening is None:
                 say("listening on " + ", ".join(addresses))
             else:

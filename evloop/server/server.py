@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from evloop.net.proxyheader import ProxyHeader
+    from evloop.net.tlssettings import TLSServerSettings
     from evloop.server.proxygate import ProxyGate
     from evloop.server.stats import Value
 
@@ -123,12 +124,18 @@ class Server:
     # ------------------------------------------------------------------ life
 
     def listen(
-        self, host: str = "127.0.0.1", port: int = 0, *, connection_factory: ConnectionFactory = Connection
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        tls: TLSServerSettings | None = None,
+        connection_factory: ConnectionFactory = Connection,
     ) -> list[str]:
         """Accept connections on every address of ``host``.
 
         Args:
             host, port: where; port 0 lets the kernel pick one.
+            tls: the connections accepted there speak TLS, with these certificates.
             connection_factory: makes the connections accepted there, a subclass of `Connection` as a rule; called as
                 that is.
 
@@ -138,6 +145,8 @@ class Server:
         Raises:
             ListenError: in one line, what happened and what to do.
         """
+        if tls is not None:
+            connection_factory = tls.connection
         sockets = open_listeners(host, port, self.limits.backlog)
         added: list[Listener] = []
         try:
@@ -343,7 +352,8 @@ class Server:
         if len(self._refused) >= _MAX_REFUSALS:
             # No descriptor can be spared until it has read this; that it does is likely, not certain.
             try:
-                sock.send(text)
+                if connection_factory is Connection:  # TLS would take its time to say it
+                    sock.send(text)
                 sock.shutdown(socket.SHUT_WR)
             except OSError:
                 pass

@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from collections import Counter, deque
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -139,9 +140,9 @@ class Life(RuleBasedStateMachine):
         self.peer_gone = False
         self.peer_saw_end = False
         self.owed = 0  # answers
-        self.connection = Connection(
+        self.connection = self.make_connection(
             self.loop,
-            self.socket,  # type: ignore[arg-type]
+            self.socket,
             "peer",
             self.protocol,
             LIMITS,
@@ -149,6 +150,14 @@ class Life(RuleBasedStateMachine):
             self.limits_hit,
         )
         self.connection.open()
+        self.meet()
+
+    def make_connection(self, *arguments: Any) -> Connection:
+        """For other kinds of connections."""
+        return Connection(*arguments)
+
+    def meet(self) -> None:
+        """What has to happen before both sides can speak."""
 
     @property
     def may_end(self) -> bool:
@@ -311,9 +320,12 @@ class Life(RuleBasedStateMachine):
     def no_byte_is_lost_repeated_or_reordered(self) -> None:
         assert self.protocol.written.startswith(self.peer_received)
         assert self.peer_sent.startswith(self.protocol.received)
-        assert self.protocol.written.startswith(self.socket.sent)
+        self.what_was_sent_was_written()
         assert self.connection.bytes_sent == len(self.socket.sent)
         assert self.connection.unsent_bytes <= LIMITS.max_unsent_bytes
+
+    def what_was_sent_was_written(self) -> None:
+        assert self.protocol.written.startswith(self.socket.sent)
 
     @invariant()
     def teardown_happens_exactly_once(self) -> None:
