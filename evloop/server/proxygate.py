@@ -170,7 +170,6 @@ class WaitingSocket:
         self.close(ProxyHeaderError(f"a PROXY header that ends after {received} bytes") if received else None)
 
     def _timed_out(self) -> None:
-        self.look()  # if this process did not run for a while, it may be there
         timeout_s = self._gate.limits.proxy_header_timeout_s
         self.close(LimitError("proxy-header-timeout", f"no whole PROXY header in {timeout_s:g} s"))
 

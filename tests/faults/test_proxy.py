@@ -9,7 +9,7 @@ from evloop import Server
 from faults.proxied import FOUR, client_of, counts, served, waiting
 from proxyheaders import SIGNATURE, tlv, v1, v2
 from servers import recorder, small_limits
-from waiting import wait_until
+from waiting import run_until, wait_until
 
 # ---------------------------------------------------------------------- 60
 
@@ -46,8 +46,18 @@ def test_60_header_whose_bytes_trickle(behind, logged):
     wait_until(lambda: server.limit_hits("proxy-header-timeout") == 1, "counted")
 
 
+def test_60_header_that_came_leaves_no_timer(behind):
+    server = behind()
+    before = server.call(lambda: server.loop.timers)
+    client = server.connect()
+    wait_until(lambda: server.call(lambda: server.loop.timers) == before + 1, "a deadline")
+    client.send(v1(*FOUR))
+    assert served(client)
+    assert server.call(lambda: server.loop.timers) == before
+
+
 def test_60_header_that_came_while_the_process_did_not_run(behind):
-    """It is looked at before it is judged."""
+    """What is ready is looked at before anybody is judged."""
     server = behind(proxy_header_timeout_s=0.1)
     client = server.connect()
     wait_until(lambda: waiting(server) == 1, "it waits")
@@ -254,6 +264,20 @@ def test_66_drain_answers_what_has_come_through_a_proxy(behind):
     assert waiting(server) == 0
     assert not server.server.aborted
     assert counts(server)["failed"] == 0
+
+
+def test_66_drain_looks_itself(loop):
+    """Whoever calls it, and if no pass of the loop has shown before what has come."""
+    server = Server(loop, recorder(), small_limits(), proxy_from="127.0.0.1")
+    server.listen()
+    with Client(server.listeners[0].socket.getsockname()) as client:
+        run_until(loop, lambda: server._gate.waiting, "it waits")
+        client.send(v1(*FOUR))
+        server.drain()
+        (connection,) = server.connections
+        assert connection.peer == "192.0.2.1:56324"
+        client.close()
+        run_until(loop, lambda: not server.connections, "closed")
 
 
 def test_66_drain_that_is_aborted_closes_those_who_wait(behind):

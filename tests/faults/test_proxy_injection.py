@@ -169,6 +169,29 @@ def test_68_gate_when_there_is_nothing_yet(pair, loop, code):
     assert connection.peer == "192.0.2.1:56324"
 
 
+def test_68_gate_wakes_a_listener_that_rests(pair, loop):
+    """For want of descriptors: one will be free."""
+    server, sock, theirs = pair
+    accept(server, sock)
+
+    class Resting:
+        resting = True
+        resumed = 0
+
+        def resume(self) -> None:
+            self.resumed += 1
+
+        def close(self) -> None:
+            pass
+
+    listener = Resting()
+    server.listeners.append(listener)
+    theirs.shutdown(socket.SHUT_WR)
+    run_until(loop, lambda: server.stats.closed, "closed")
+    run_pass(loop)
+    assert listener.resumed == 1
+
+
 def test_68_gate_when_something_unforeseen_happens(pair, loop, logged, monkeypatch):
     logged.expect("connection of proxy unix:unnamed closed: its header could not be read")
     server, sock, theirs = pair
