@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from evloop.protocols.lines import LineProtocol
     from evloop.server.server import Server
     from evloop.server.stats import ServerStats
+    from evloop.server.unixsockets import UnixAccess
 
 __all__ = [
     "CallbackResultError",
@@ -57,6 +58,7 @@ __all__ = [
     "TLSServerSettings",
     "TLSSettingsError",
     "Timer",
+    "UnixAccess",
     "__version__",
     "parse_endpoint",
     "prepare",
@@ -83,6 +85,7 @@ _MODULES = {
     "protocols.lines": ("LineProtocol",),
     "server.server": ("Server",),
     "server.stats": ("ServerStats",),
+    "server.unixsockets": ("UnixAccess",),
     "program.serve": ("prepare", "serve"),
     "net.state": ("State",),
     "net.tlsinfo": ("TLSInfo",),

@@ -75,8 +75,8 @@ class TLSServer(Server):
         super().__init__(loop, protocol_factory, limits)
         self.tls = tls
 
-    def listen(self, host: str = "127.0.0.1", port: int = 0, **options: Any) -> list[str]:
-        return super().listen(host, port, tls=self.tls, **options)
+    def listen(self, *where: Any, **options: Any) -> list[str]:
+        return super().listen(*where, tls=self.tls, **options)
 
 
 def connect_tls(

@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from evloop.core.loop import Loop
-from evloop.errors import ListenError
+from evloop.errors import EndpointError, ListenError
 from evloop.limits import Limits
 from evloop.log import INFO, NOTICE, Logger, load, say
 from evloop.net.eventloop import EventLoop
 from evloop.net.protocol import Protocol
+from evloop.program.systemd import take_inherited
 from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server.server import Server
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from evloop.net.endpoint import Endpoint
     from evloop.net.tlssettings import TLSServerSettings
     from evloop.server.stats import Value
+    from evloop.server.unixsockets import UnixAccess
 
 _log = Logger("evloop.server")
 
@@ -33,9 +36,10 @@ EXIT_CANNOT_LISTEN = 3
 
 def serve(
     protocol_factory: Callable[[], Protocol],
-    host: str = "127.0.0.1",
-    port: int = 0,
+    host: str | Endpoint | None = None,
+    port: int | None = None,
     *,
+    unix: UnixAccess | None = None,
     limits: Limits | None = None,
     proxy_from: str | Iterable[str] = (),
     tls: TLSServerSettings | None = None,
@@ -50,7 +54,10 @@ def serve(
 
     Args:
         protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass.
-        host, port: where to listen; port 0 lets the kernel pick one.
+        host, port: where to listen, as for `Server.listen`; port 0 lets the kernel pick one. With neither, on the
+            sockets that the process was started with (see `evloop.program.systemd`); without any, on a port of
+            127.0.0.1.
+        unix: who may connect, if it is a Unix socket.
         limits: what bounds it. Off by default are ``idle_timeout_s``, ``message_timeout_s`` and
             ``max_connections_per_address``, whose right values only you know: set them for a server that faces
             strangers. `Limits` says why, and suggests some.
@@ -68,7 +75,7 @@ def serve(
         servers = [Server(loop, protocol_factory, limits, proxy_from=proxy_from)]
         try:
             try:
-                addresses = servers[0].listen(host, port, tls=tls)
+                addresses = _listen(servers[0], host, port, unix, tls)
                 more = None if on_start is None else on_start(loop, servers[0])
             except ListenError as error:
                 say(str(error))
@@ -85,6 +92,22 @@ def serve(
         finally:
             for server in servers:
                 server.abort()  # nothing is left to abort, unless this ends by an exception
+
+
+def _listen(
+    server: Server,
+    host: str | Endpoint | None,
+    port: int | None,
+    unix: UnixAccess | None,
+    tls: TLSServerSettings | None,
+) -> list[str]:
+    inherited = take_inherited() if host is None and port is None else {}
+    if inherited:
+        return [address for endpoint in inherited for address in server.listen(endpoint, unix=unix, tls=tls)]
+    try:
+        return server.listen(host, port, unix=unix, tls=tls)
+    except EndpointError as error:
+        raise ListenError(str(error)) from None
 
 
 def prepare(loop: Loop, *servers: Server) -> None:

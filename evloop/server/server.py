@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from evloop.core.loop import Loop
-from evloop.core.timers import Timer
 from evloop.errors import DISCONNECTED, LimitError, ListenError
 from evloop.limits import Limits
 from evloop.log import WARNING, Logger
@@ -17,8 +16,11 @@ from evloop.net.protocol import Protocol
 from evloop.net.sockets import origin, peer_text
 from evloop.net.sweeper import Sweeper
 from evloop.net.unexpectedheader import look_at_first_data
+from evloop.server.countdown import Countdown
 from evloop.server.descriptors import affordable_connections
-from evloop.server.listener import Listener, open_listeners
+from evloop.server.listener import Listener
+from evloop.server.opening import UNIX, endpoint_to_listen_on, open_endpoint
+from evloop.server.refusals import Refusals, refusal_line
 from evloop.server.room import make_room
 from evloop.server.stats import ServerStats
 
@@ -26,27 +28,21 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
+    from evloop.net.endpoint import Endpoint
     from evloop.net.proxyheader import ProxyHeader
     from evloop.net.tlssettings import TLSServerSettings
     from evloop.server.proxygate import ProxyGate
     from evloop.server.stats import Value
+    from evloop.server.unixsockets import UnixAccess
 
     # What makes a connection: called with the same as `Connection`, which is the default.
     ConnectionFactory = Callable[..., Connection]
 
 _log = Logger("evloop.server")
 
-# Clients over the limit that are being told so and waited for, at the same time. Beyond it they are told, and closed at
-# once: each needs a descriptor.
-_MAX_REFUSALS = 16
-
 # So many headers of proxies are waited for when the server is full, so that the client is told, and logged, and not its
 # proxy.
 _MAX_HEADERS_WHEN_FULL = 8
-
-# A drain counts the time in which the process runs, in so many steps; none is longer than this.
-_DRAIN_STEPS = 8
-_DRAIN_STEP_S = 1.0
 
 
 class Server:
@@ -84,7 +80,7 @@ class Server:
         protocol_factory: Callable[[], Protocol],
         limits: Limits | None = None,
         *,
-        refusal: Callable[[str, int], bytes] = lambda limit, number: b"ERR %s limit %d\n" % (limit.encode(), number),
+        refusal: Callable[[str, int], bytes] = refusal_line,
         proxy_from: str | Iterable[str] = (),
     ) -> None:
         self.loop = loop
@@ -94,8 +90,7 @@ class Server:
         self.listeners: list[Listener] = []
         self.max_connections = self._affordable(self.limits.max_connections)
         self._protocol_factory = protocol_factory
-        self._refusal = refusal
-        self._refused: set[Connection] = set()
+        self._refusals = Refusals(loop, self.limits, self.stats, refusal, self._wake_listeners)
         self._by_origin: Counter[object] = Counter()
         self._gate: ProxyGate | None = None
         if proxy_from:
@@ -105,7 +100,7 @@ class Server:
         self._forget_connection = self._forget  # one bound method for all connections
         self.stopping = False
         self.aborted = False
-        self._drain_timer: Timer | None = None
+        self._countdown: Countdown | None = None
         self._on_stopped: list[Callable[[], object]] = []
         self._sweeper = Sweeper(loop, self.connections, self.limits)
         self._make_room = partial(make_room, loop, self.connections)
@@ -125,33 +120,42 @@ class Server:
 
     def listen(
         self,
-        host: str = "127.0.0.1",
-        port: int = 0,
+        host: str | Endpoint | None = None,
+        port: int | None = None,
         *,
+        unix: UnixAccess | None = None,
         tls: TLSServerSettings | None = None,
         connection_factory: ConnectionFactory = Connection,
     ) -> list[str]:
-        """Accept connections on every address of ``host``.
+        """Accept connections on every address of ``host``, or wherever an endpoint says.
 
         Args:
-            host, port: where; port 0 lets the kernel pick one.
+            host, port: a name or an address, ``""`` for all of this machine, and a port, 0 for one that the kernel
+                picks; or in one argument an endpoint, or its text (``"[::1]:80"``, ``"unix:/run/x"``, ``"fd:3"``: see
+                `evloop.net.endpoint`). Default: any port of 127.0.0.1.
+            unix: who may connect, if it is a Unix socket.
             tls: the connections accepted there speak TLS, with these certificates.
             connection_factory: makes the connections accepted there, a subclass of `Connection` as a rule; called as
                 that is.
 
         Returns:
-            the addresses it really listens on, as text; with port 0 they say which one the kernel picked.
+            the addresses it really listens on, as the text of endpoints; with port 0 they say which one the kernel
+            picked.
 
         Raises:
             ListenError: in one line, what happened and what to do.
+            EndpointError: there can't be an endpoint like that.
         """
+        endpoint = endpoint_to_listen_on(host, port)
         if tls is not None:
             connection_factory = tls.connection
-        sockets = open_listeners(host, port, self.limits.backlog)
+        elif endpoint.tls and connection_factory is Connection:
+            raise ListenError(f"cannot listen on {endpoint}: give its certificates (tls=)")
+        sockets = open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
         added: list[Listener] = []
         try:
             for sock in sockets:
-                added.append(self.add_listener(sock, connection_factory))
+                added.append(self.add_listener(sock, connection_factory, unix=unix))
         except BaseException as error:
             for listener in added:
                 self.listeners.remove(listener)
@@ -161,16 +165,33 @@ class Server:
             if isinstance(error, OSError):
                 raise ListenError(f"cannot wait for connections: {error.strerror or error}") from None
             raise
+        if endpoint.tls:
+            for listener in added:
+                listener.address = f"tls:{listener.address}"
         return [listener.address for listener in added]
 
-    def add_listener(self, sock: socket.socket, connection_factory: ConnectionFactory = Connection) -> Listener:
+    def add_listener(
+        self,
+        sock: socket.socket,
+        connection_factory: ConnectionFactory = Connection,
+        *,
+        unix: UnixAccess | None = None,
+    ) -> Listener:
         """Accept connections on a socket that listens already and does not block. Owns it, unless this raises.
+
+        Args:
+            connection_factory, unix: as for `listen`; of ``unix`` only the users.
 
         Raises:
             OSError: it can't be watched.
         """
         limits = self.limits
-        accepted = partial(self._accepted, connection_factory, sock.family)
+        accepted: Callable[[socket.socket, Any], None] = partial(self._accepted, connection_factory, sock.family)
+        if sock.family == UNIX:
+            from evloop.server.unixsockets import UnixGate  # here, as few need it
+
+            refuse = partial(self._refusals.refuse, connection_factory)
+            accepted = UnixGate(accepted, refuse, None if unix is None else unix.uids)
         listener = Listener(
             self.loop, sock, limits.accepts_per_pass, accepted, self.stats.limits, limits.kernel_unsent_bytes
         )
@@ -193,7 +214,9 @@ class Server:
         if self.stopping:
             return
         self.stopping = True
-        self._drain_for(self.limits.drain_timeout_s)  # before anything that may go wrong
+        self._countdown = Countdown(
+            self.loop, self.limits.drain_timeout_s, self._drain_timed_out
+        )  # before anything that may go wrong
         for listener in self.listeners:
             # Not until there is none left: in a storm there always is one more. No more than these can have waited.
             if not listener.resting:
@@ -203,15 +226,6 @@ class Server:
             self._gate.drain()
         for connection in list(self.connections):
             connection.drain()
-
-    def _drain_for(self, left_s: float) -> None:
-        # By steps: of a time in which the process does not run, stopped or frozen, no more than one step counts. What
-        # clients sent and read meanwhile has yet to be dealt with.
-        step_s = min(left_s, self.limits.drain_timeout_s / _DRAIN_STEPS, _DRAIN_STEP_S)
-        if left_s - step_s > 0.001:
-            self._drain_timer = self.loop.call_later(step_s, self._drain_for, left_s - step_s)
-        else:
-            self._drain_timer = self.loop.call_later(left_s, self._drain_timed_out)
 
     def _drain_timed_out(self) -> None:
         left = len(self.connections)
@@ -228,18 +242,18 @@ class Server:
         if self._gate is not None:
             self._gate.abort()
         self.aborted = self.aborted or bool(self.connections)
-        for connection in [*self.connections, *self._refused]:
+        for connection in [*self.connections, *self._refusals.connections]:
             connection.abort()
         self._check_stopped()
 
     def _check_stopped(self) -> None:
         if not self.stopping or self.connections:
             return
-        for connection in list(self._refused):
+        for connection in list(self._refusals.connections):
             connection.abort()
         self._sweeper.stop()
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
+        if self._countdown is not None:
+            self._countdown.cancel()
         if self._make_room in self.loop.memory.givers:
             self.loop.memory.givers.remove(self._make_room)
         on_stopped, self._on_stopped = self._on_stopped, []
@@ -309,14 +323,16 @@ class Server:
                 gate.take(sock, address, partial(self._accepted, connection_factory))
                 return
         if occupied >= self.max_connections:
-            self._refuse(connection_factory, sock, address, "too-many-connections", self.max_connections)
+            self._refusals.refuse(connection_factory, sock, address, "too-many-connections", self.max_connections)
             return
         per_address = limits.max_connections_per_address
         who = None
         if per_address is not None:
             who = origin(family, address, limits.ipv6_prefix_bits)
             if who is not None and self._by_origin[who] >= per_address:
-                self._refuse(connection_factory, sock, address, "too-many-connections-from-address", per_address)
+                self._refusals.refuse(
+                    connection_factory, sock, address, "too-many-connections-from-address", per_address
+                )
                 return
         self.stats.accepted += 1
         peer, forget, limits_hit = peer_text(address), self._forget_connection, self.stats.limits
@@ -338,46 +354,6 @@ class Server:
             connection.open()
         except OSError as error:
             self._forget(connection, error)
-
-    def _refuse(
-        self, connection_factory: ConnectionFactory, sock: socket.socket, address: Any, limit: str, number: int
-    ) -> None:
-        self.stats.limits[limit] += 1
-        self.loop.log_limited(WARNING, "connection %s refused: %s limit %d", peer_text(address), limit, number)
-        try:
-            text = self._refusal(limit, number)
-        except Exception as error:
-            self.loop.log_exception(error, "the text of a refusal could not be made")
-            text = b""
-        if len(self._refused) >= _MAX_REFUSALS:
-            # No descriptor can be spared until it has read this; that it does is likely, not certain.
-            try:
-                if connection_factory is Connection:  # TLS would take its time to say it
-                    sock.send(text)
-                sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass
-            sock.close()
-            return
-        protocol, peer = Protocol(), peer_text(address)
-        limits_hit = self.stats.limits
-        try:
-            connection = connection_factory(
-                self.loop, sock, peer, protocol, self.limits, self._forget_refused, limits_hit
-            )
-            connection.open()
-        except Exception as error:
-            sock.close()
-            if not isinstance(error, OSError):
-                self.loop.log_exception(error, "connection %s closed: it could not be refused in order", peer)
-            return
-        self._refused.add(connection)
-        connection.write(text)
-        connection.close()
-
-    def _forget_refused(self, connection: Connection, error: Exception | None) -> None:
-        self._refused.discard(connection)
-        self._wake_listeners()
 
     def _wake_listeners(self) -> None:
         """A descriptor has become free, or will be at the end of this pass."""
