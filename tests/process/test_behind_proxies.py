@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from clients import Client
-from paths import ROOT
+from paths import ROOT, SERVER
 from processes import Process
 from waiting import DEADLINE_S, wait_until
 
@@ -189,6 +189,21 @@ def test_haproxy_clients_have_limits_of_their_own(spawn, haproxy):
     assert proxy.connect("127.0.0.7").receive_rest() == b"ERR too-many-connections-from-address limit 2\n"
     server.wait_for_log("refused: too-many-connections-from-address limit 2")
     assert re.search(r"connection 127\.0\.0\.7:\d+ refused", server.log)
+
+
+@needs_haproxy
+def test_haproxy_over_a_unix_socket(haproxy, tmp_path):
+    path = tmp_path / "s"
+    options = ("--listen", f"unix:{path}", "--proxy-from", "unix", "--log-level", "debug")
+    with Process([str(SERVER), *options]) as server:
+        server.wait_for_log("listening on unix:")
+        proxy = haproxy(f"{DEFAULTS}\nlisten cc\n    bind BIND\n    server one SERVER send-proxy-v2\n", f"unix@{path}")
+        client = proxy.connect("127.0.0.9")
+        assert client.ask(b"hello\n", 2) == b"5\n"
+        server.wait_for_log("INFO connect ")
+        (connect,) = re.findall(r"INFO connect (.*)", server.log)
+        name = re.escape(name_of(client))
+        assert re.match(rf"{name} through unix:unnamed .*pid=\d+ uid=\d+: PROXY v2 from {name} to ", connect), connect
 
 
 @needs_haproxy
