@@ -153,6 +153,21 @@ def test_63_probe_of_a_proxy(behind, caplog, header, end):
     assert caplog.messages == []
 
 
+def test_63_probe_of_a_proxy_that_names_itself(behind, caplog):
+    """As HAProxy's do in version 1, which has no word for it. It counts for no address, and may ask something."""
+    caplog.set_level("INFO")
+    server = behind(max_connections_per_address=1)
+    probes = [server.connect() for _ in range(3)]
+    for client in probes:
+        client.send(v1(client.socket.getsockname(), server.address))
+        assert served(client)
+    for client in probes:
+        client.reset()
+    wait_until(lambda: counts(server)["closed"] == 3, "all closed")
+    assert counts(server) == {"accepted": 3, "closed": 3, "probes": 3, "failed": 0, "bad_proxy_headers": 0}
+    assert caplog.messages == []
+
+
 def test_63_probe_of_a_proxy_that_asks_something_is_answered(behind):
     server = behind()
     client = server.connect()

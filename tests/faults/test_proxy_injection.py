@@ -152,6 +152,7 @@ def test_68_gate_when_receiving_fails(pair, loop, logged, fails_at, code):
     assert (server.stats.accepted, server.stats.closed) == (1, 1)
     is_probe = fails_at == 1 and code != errno.ENOBUFS
     assert (server.stats.probes, server.stats.failed) == ((1, 0) if is_probe else (0, 1))
+    assert sock.fileno() != -1  # else its number could be somebody else's within the pass
     run_pass(loop)
     assert sock.fileno() == -1
 
