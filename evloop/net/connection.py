@@ -3,16 +3,16 @@
 Theory of operation
 -------------------
 `evloop.net.stream.Stream`, on which this is built, moves the bytes; here is what follows from that. A protocol's
-callbacks are called, and what they return is sent. When the kernel has been offered what was written and too much of it
-is left, the peer is not read until that is less (water marks). When the peer has sent all it wants to send, the
-connection is closed once all is answered; and answers that take their time can be waited for (`Connection.hold`).
+callbacks are called, and what they return is sent. When the kernel does not take all that it is offered, and too much
+is left, the peer is not read until less is left (water marks). When the peer has sent all that it wants to send, the
+connection is closed as soon as everything is answered; a protocol that answers later says so (`Connection.hold`).
 
-For the protocol it is over when nothing more will be received or sent. The descriptor may live a little longer, so that
-our last words reach the peer; that is the server's affair and not the protocol's.
+For the protocol the connection is over when nothing more will be received or sent. The descriptor may stay open a
+little longer, so that our last bytes reach the peer; only the server knows of that.
 
-Where others plug in: a kind of connection that does more than to move bytes (TLS) is a subclass, chosen by whoever
-makes connections. Opening is in two steps, `_register` and `_established`, and it may put something in between; and it
-has goodbyes of its own (`_end_output`, `_finish`).
+Where others plug in: a kind of connection that does more than move bytes, such as TLS, is a subclass, chosen by the one
+who makes connections. Opening has two steps, `_register` and `_established`, and a subclass can put something between
+them. It can also end a connection in its own way (`_end_output`, `_finish`).
 """
 
 from __future__ import annotations
@@ -40,14 +40,11 @@ from evloop.net.stream import (
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from evloop.net.proxyheader import ProxyHeader
     from evloop.net.tlsinfo import TLSInfo
 
-_OPEN = State.OPEN
-_HALF_OPEN = State.HALF_OPEN
-_HALF_CLOSED = State.HALF_CLOSED
-_FLUSHING = State.FLUSHING
-_LINGERING = State.LINGERING
-_CLOSED = State.CLOSED
+_OPEN, _FLUSHING, _LINGERING, _CLOSED = State.OPEN, State.FLUSHING, State.LINGERING, State.CLOSED
+_HALF_OPEN, _HALF_CLOSED = State.HALF_OPEN, State.HALF_CLOSED
 
 # The protocol of a connection that is over.
 NOBODY = Protocol()
@@ -67,6 +64,7 @@ class Connection(Stream):
         protocol: whose callbacks it calls.
         limits: what bounds it.
         peer: the other end as text, ``host:port``, for logs.
+        proxy_header: what a trusted proxy has said of this client (`evloop.net.proxyheader`); None without one.
         state: where it is in its life (`evloop.net.state`). Read it only.
         bytes_received, bytes_sent: totals so far.
         opened_at: when it was opened, in seconds of ``loop.now``.
@@ -82,6 +80,7 @@ class Connection(Stream):
         "opened_at",
         "peer",
         "protocol",
+        "proxy_header",
     )
 
     def __init__(
@@ -97,6 +96,7 @@ class Connection(Stream):
         super().__init__(loop, sock, limits)
         self.protocol = protocol
         self.peer = peer
+        self.proxy_header: ProxyHeader | None = None  # set before it is opened
         self.opened_at = loop.now
         # Kept for the server's sweep: bytes moved when it last looked, and when it saw that number change.
         self.activity = 0
@@ -111,7 +111,7 @@ class Connection(Stream):
         self._on_data = protocol.data_handler()
 
     def open(self) -> None:
-        """Start: call the protocol's ``on_connect`` and read from now on. For whoever made the connection.
+        """Start: call the protocol's ``on_connect`` and read from now on. To be called by the maker of the connection.
 
         Raises:
             OSError: the poller can't watch one more descriptor. The connection is closed then.
@@ -174,16 +174,16 @@ class Connection(Stream):
         self._set_pause(self._pause & ~PAUSED_BY_USER)
 
     def hold(self) -> None:
-        """Say that an answer is still owed: neither the peer's end of stream nor a drain closes the connection before
-        it is given.
+        """Say that an answer is still owed. Until it is given, neither the peer's end of stream nor a drain closes the
+        connection.
 
-        For a protocol that answers later, by a timer, a thread, another server. Each call needs one of `release`, after
-        the answer was written. The server's time-outs hold all the same.
+        For a protocol that answers later: from a timer, a thread, another server. For each call, call `release` once,
+        after the answer was written. The server's time-outs apply meanwhile, too.
         """
         self._holds += 1
 
     def release(self) -> None:
-        """What `hold` was called for is done. Nothing happens if the connection is over meanwhile.
+        """The answer for which `hold` was called is written. Nothing happens if the connection is over by now.
 
         Raises:
             RuntimeError: it was called more often than `hold`.
@@ -197,21 +197,23 @@ class Connection(Stream):
             self.close()
 
     def end_for(self, error: Exception) -> None:
-        """End it because of a limit or fault: for the server. Unsent bytes are dropped; ``on_close`` gets the error."""
+        """End it because of a limit or a fault; the server calls this. Unsent bytes are dropped; ``on_close`` gets the
+        error."""
         self._teardown(error)
 
-    def set_data_handler(self, handler: Callable[[bytes], bytes | None]) -> None:
-        """From now on call ``handler`` with received bytes, instead of what `Protocol.data_handler` named."""
-        self._on_data = handler
+    def set_data_handler(self, handler: Callable[[bytes], bytes | None]) -> Callable[[bytes], bytes | None]:
+        """From now on call ``handler`` with received bytes, and no longer what this returns."""
+        before, self._on_data = self._on_data, handler
+        return before
 
     def drain(self, up_to_bytes: int | None = None) -> None:
         """Answer all requests that have reached this machine, then `close`: for a server that stops.
 
-        Reads until the kernel has nothing more, or, from a peer that never stops sending, what its receive buffer can
-        have held when this was called; then waits for answers that are owed (`hold`).
+        Reads until the kernel has nothing more. From a peer that never stops sending, it reads no more than the receive
+        buffer can have held when this was called. Then it waits for answers that are owed (`hold`).
 
         Args:
-            up_to_bytes: the value of `bytes_received` to stop at; for calls of its own.
+            up_to_bytes: the value of `bytes_received` to stop at. Only this method itself passes it.
         """
         if self.state is _OPEN or self.state is _HALF_CLOSED:
             if up_to_bytes is None:
@@ -239,6 +241,11 @@ class Connection(Stream):
         """True once `close` or `abort` was called or the connection is gone."""
         state = self.state
         return state is not _OPEN and state is not _HALF_OPEN and state is not _HALF_CLOSED
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether nobody has used it so far: no byte has come, or a proxy speaks for itself."""
+        return not self.bytes_received or (self.proxy_header is not None and self.proxy_header.local)
 
     @property
     def tls(self) -> TLSInfo | None:

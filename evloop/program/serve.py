@@ -44,16 +44,18 @@ def serve(
     port: int | None = None,
     *,
     limits: Limits | None = None,
+    proxy_from: str | Iterable[str] = (),
     tls: TLSServerSettings | None = None,
     unix: UnixAccess | None = None,
     on_listening: Callable[[list[str]], object] | None = None,
     on_start: Callable[[EventLoop, Server], Iterable[Server] | None] | None = None,
 ) -> None:
-    """Serve until a signal says stop, then drain: the whole of a small server's main function.
+    """Serve until a signal comes, then drain: a small server's main function needs no more than this.
 
     The signals are SIGTERM and SIGINT, of which a second one aborts at once, and SIGHUP if the terminal was closed.
-    Otherwise SIGHUP reads certificates again. SIGUSR1 writes a status to the log. Takes SIGALRM and the interval timer
-    of real time, too, to find out what blocks the loop, unless the program uses them. To be called in the main thread.
+    Otherwise SIGHUP reads certificates again. SIGUSR1 writes a status to the log. It also uses SIGALRM and the interval
+    timer of real time, to find out what blocks the loop, unless the program uses them itself. To be called in the main
+    thread.
 
     Args:
         protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass.
@@ -64,17 +66,18 @@ def serve(
         limits: what bounds it. Off by default are ``idle_timeout_s``, ``message_timeout_s`` and
             ``max_connections_per_address``, whose right values only you know: set them for a server that faces
             strangers. `Limits` says why, and suggests some.
+        proxy_from: proxies that are trusted to say whom they speak for; as for `Server`.
         tls: serve by TLS, with these certificates, which are read again when their files change.
         on_listening: called with the addresses once it listens. Default: they are printed on stderr.
         on_start: called with loop and server before the loop runs: for timers, outgoing connections, other servers.
-            Those that it returns, in a list, are stopped with the first.
+            Servers that it returns, in a list, are stopped together with the first one.
 
     Raises:
         SystemExit: it can't listen. One line on stderr says what happened and what to do, and the exit status is 3. To
-            deal with that otherwise, use `Server.listen`, which raises `ListenError`, and `prepare`.
+            handle that yourself, use `Server.listen`, which raises `ListenError`, and `prepare`.
     """
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
-        servers = [Server(loop, protocol_factory, limits)]
+        servers = [Server(loop, protocol_factory, limits, proxy_from=proxy_from)]
         try:
             try:
                 addresses = _listen(servers[0], host, port, tls, unix)
@@ -113,7 +116,7 @@ def _listen(
 
 
 def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], object]] = ()) -> None:
-    """What servers that are a program do besides serving. To be called in the main thread, before the loop runs.
+    """Make a program of servers: signals, and an orderly stop. To be called in the main thread, before the loop runs.
 
     SIGTERM or SIGINT: drain all servers, then stop the loop; on a second one abort at once. `Server.aborted` tells
     afterwards which it was. SIGHUP: call all of ``on_reload``; but if the process had a controlling terminal, and it is
