@@ -143,7 +143,10 @@ def make_parser() -> Parser:
     server = parser.add_argument_group("server")
     where = server.add_mutually_exclusive_group()
     where.add_argument(
-        "--server", type=_endpoint, metavar="ENDPOINT", help="one that runs already: HOST:PORT or unix:PATH"
+        "--server",
+        type=_endpoint,
+        metavar="ENDPOINT",
+        help="one that runs already: HOST:PORT or unix:PATH, tls: in front",
     )
     where.add_argument(
         "--spawn", metavar="COMMAND", help="start this one; {port} stands for its port (default: bin/charcount-server)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ import pytest
 from benchmarks.loadgen.runner import run_once
 from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.target import CannotRun
-from evloop.net.endpoint import UnixEndpoint
+from evloop.net.endpoint import UnixEndpoint, parse_endpoint
 from paths import ROOT, SERVER
 from processes import Process
+from tlsworld import world
 
 
 @pytest.mark.parametrize("churn", [False, True])
@@ -29,6 +31,21 @@ def test_a_server_on_a_unix_socket(tmp_path: Path, churn: bool) -> None:
         assert result["error_total"] == 0
         assert result["messages"]["replies"] > 100
         assert result["server"]["pids"] == [server.popen.pid]
+
+
+@pytest.mark.parametrize("churn", [False, True])
+def test_a_server_by_tls(churn: bool) -> None:
+    certificate, key = world().pair
+    with Process([SERVER, "--listen", "tls:127.0.0.1:0", "--tls-cert", certificate, "--tls-key", key]) as server:
+        server.wait_for_log("listening on tls:127.0.0.1:")
+        endpoint = parse_endpoint(server.log.split()[-1])
+        settings = Settings(connections=4, duration_s=0.3, warmup_s=0.0, seed=1, churn=churn)
+        result = run_once(settings, server=endpoint)
+        assert result["error_total"] == 0
+        assert result["messages"]["replies"] > 20
+        assert result["server"]["pids"] == [server.popen.pid]
+        server.signal(signal.SIGUSR1)
+        server.wait_for_log("tls_failures        none")
 
 
 def test_nobody_on_a_unix_socket(tmp_path: Path) -> None:

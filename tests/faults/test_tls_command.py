@@ -215,7 +215,8 @@ def test_96_hangup_by_a_shell_that_ends_a_moment_later_stops_it_in_order(serve, 
 
 
 def test_97_wrong_port_is_one_clear_line_on_both_sides(serve, files):
-    server = serve("--listen", "127.0.0.1:0", "--listen", "tls:127.0.0.1:0", *tls_options(files))
+    places = ("--listen", "127.0.0.1:0", "--listen", "tls:127.0.0.1:0")
+    server = serve(*places, *tls_options(files), "--log-level", "warning")
     (_, plain), (_, by_tls) = addresses(server, 2)
     told = f"the server speaks TLS: use tls:127.0.0.1:{by_tls}"
     assert failure("--connect", f"127.0.0.1:{by_tls}", "hello") == told

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from interpreters import tells_imports
 from paths import CLIENT, SERVER
 from process.commands import PYTHON, one_line, run_command
 from process.test_start import PYTHON_OPTIONS, imported
-from processes import Process
+from processes import Process, listening_socket
 from tlsworld import world
 from waiting import DEADLINE_S
 
@@ -164,13 +166,18 @@ def test_the_log_has_version_cipher_name_and_subject_and_the_status_counts() -> 
         done = run_command(CLIENT, *where, "hello")
         assert (done.returncode, done.stdout) == (EXIT_TLS, b"")
         assert "the server wants a certificate from us: give one, with its key" in one_line(done.stderr)
-        import signal
-
         service.process.signal(signal.SIGUSR1)
         service.process.wait_for_log("tls_failures        certificate 1")
         assert "tls_handshakes      TLSv1.3 1, resumed 0\n" in service.process.log
     finally:
         service.close()
+
+
+def test_a_certificate_that_expires_soon_is_a_warning_at_the_start() -> None:
+    then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)
+    pair = world().issue("soon", "localhost", not_after=then)
+    with Process([SERVER, *TLS, *options(pair)]) as process:
+        process.wait_for_log(f"WARNING the certificate in {pair[0]} expires in 3.0 days, at ")
 
 
 # ---------------------------------------------------------------------- each way to send
@@ -237,8 +244,6 @@ def test_a_server_that_does_not_answer_the_handshake_is_given_up(free_server: in
 @pytest.fixture
 def free_server() -> Iterator[int]:
     """The port of a socket that listens, and takes nobody."""
-    from processes import listening_socket
-
     with listening_socket() as listener:
         yield listener.getsockname()[1]
 
