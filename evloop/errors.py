@@ -60,6 +60,22 @@ class ConnectError(EvloopError):
     """An outgoing connection could not be made. The text is one line that says what happened."""
 
 
+class ConnectionLostError(EvloopError, ConnectionError):
+    """The connection ended otherwise than by the peer's end of stream."""
+
+
+class IncompleteReadError(EvloopError, EOFError):
+    """The stream ended in the middle of what was to be read.
+
+    Attributes:
+        partial: what came of it.
+    """
+
+    def __init__(self, partial: bytes) -> None:
+        super().__init__(f"the stream ended after {len(partial)} bytes of what was to be read")
+        self.partial = partial
+
+
 class CallbackResultError(EvloopError, TypeError):
     """A callback returned something that can't be sent. The text says what, and what to return instead."""
 

@@ -81,6 +81,7 @@ class Loop:
         pending_writes: what has something to send at the end of this pass: its ``flush()`` is called then, once
             for each time that it is in the list.
         passes: how many passes there have been.
+        task: the coroutine that ran last, for whoever runs some (`evloop.protocols.tasks`).
         waiting: True while it waits for something to do.
         unwatched: set by the watchdog when it has stopped looking, as nothing happens.
         slow_passes: how many took longer than ``slow_pass_s``.
@@ -102,6 +103,7 @@ class Loop:
         self.clock = clock
         self.passes = 0
         self.waiting = False
+        self.task: Any = None
         self.unwatched = False
         self.slow_passes = 0
         self.worst_lag_s = 0.0

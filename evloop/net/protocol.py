@@ -83,6 +83,13 @@ class Protocol:
     def on_low_water(self) -> None:
         """No more than `Limits.low_water_bytes` is unsent any more: produce again."""
 
+    def on_drain(self) -> bytes | None:
+        """The server stops, and an answer is still owed (`Connection.hold`): nothing more will be received.
+
+        After it the connection is closed as soon as the answer is given. Not called if nothing is owed.
+        """
+        return None
+
     def on_close(self, error: Exception | None) -> None:
         """The connection is over: called exactly once for each `on_connect`.
 

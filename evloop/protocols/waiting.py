@@ -1,0 +1,154 @@
+"""What tasks wait for beside streams: time, events, queues. All of it belongs to one loop's thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from evloop.protocols.tasks import DONE, Cancelled, Scope, Task, current_task, park
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any
+
+
+async def sleep(seconds: float) -> None:
+    """Wait so long. 0: let everybody else have a turn."""
+    task = current_task()
+    timer = task.loop.call_later(max(seconds, 0), task.step, task.turn)
+    try:
+        await park(task)
+    finally:
+        timer.cancel()
+
+
+class timeout(Scope):
+    """``async with timeout(5):`` cancels what is inside after five seconds, and raises TimeoutError then.
+
+    Args:
+        seconds: how long.
+        shield: what is cancelled outside is not seen inside: for a ``finally`` that has to wait for something, and must
+            not wait for ever.
+    """
+
+    __slots__ = ("_seconds", "_timer")
+
+    def __init__(self, seconds: float, *, shield: bool = False) -> None:
+        super().__init__(shield)
+        self._seconds = seconds
+
+    def __aenter__(self) -> Awaitable[None]:
+        task = current_task()
+        self._enter(task)
+        self._timer = task.loop.call_later(self._seconds, self.cancel)
+        done: Awaitable[None] = DONE
+        return done
+
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Awaitable[None]:
+        self._timer.cancel()
+        task = self._exit()
+        if kind is Cancelled and self.cancel_called and not task.cancelled:
+            raise TimeoutError(f"not done within {self._seconds:g} s") from None
+        done: Awaitable[None] = DONE
+        return done
+
+
+class Event:
+    """Something that happens once, and that any number of tasks wait for."""
+
+    __slots__ = ("_is_set", "_waiters")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiters: dict[Task, None] = {}
+
+    def is_set(self) -> bool:
+        """Whether it has happened."""
+        return self._is_set
+
+    def set(self) -> None:
+        """It happens: all who wait go on. Safe to call twice."""
+        self._is_set = True
+        for task in self._waiters:
+            task.wake()
+
+    async def wait(self) -> None:
+        """Wait until it has happened."""
+        task = current_task()
+        if self._is_set:
+            task.check_cancelled()
+            return
+        self._waiters[task] = None
+        try:
+            await park(task)
+        finally:
+            del self._waiters[task]
+
+
+class Queue:
+    """Things that some tasks put in and others take out, in order.
+
+    Args:
+        max_items: `put` waits while there are so many. No default suits everyone, but an endless queue suits nobody.
+    """
+
+    __slots__ = ("_getters", "_items", "_max_items", "_putters")
+
+    def __init__(self, max_items: int) -> None:
+        if max_items < 1:
+            raise ValueError(f"max_items must be at least 1, got {max_items}")
+        self._max_items = max_items
+        self._items: deque[Any] = deque()
+        self._getters: dict[Task, None] = {}
+        self._putters: dict[Task, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put_nowait(self, item: Any) -> bool:
+        """Put it in if there is room, and say whether there was."""
+        if len(self._items) >= self._max_items:
+            return False
+        self._items.append(item)
+        _wake_first(self._getters)
+        return True
+
+    async def put(self, item: Any) -> None:
+        """Put it in, when there is room."""
+        await _wait_turn(self._putters, lambda: len(self._items) < self._max_items)
+        self._items.append(item)
+        _wake_first(self._getters)
+
+    async def get(self) -> Any:
+        """Take the oldest one out, when there is one."""
+        await _wait_turn(self._getters, lambda: len(self._items) > 0)
+        item = self._items.popleft()
+        _wake_first(self._putters)
+        if self._items:
+            _wake_first(self._getters)
+        return item
+
+
+def _wake_first(waiters: dict[Task, None]) -> None:
+    for task in waiters:
+        task.wake()
+        return
+
+
+async def _wait_turn(waiters: dict[Task, None], ready: Callable[[], bool]) -> None:
+    """Wait until it is ready; who came first goes first."""
+    task = current_task()
+    task.check_cancelled()
+    if ready() and not waiters:
+        return
+    waiters[task] = None
+    try:
+        while not ready() or next(iter(waiters)) is not task:
+            await park(task)
+    finally:
+        del waiters[task]
+        if ready():
+            _wake_first(waiters)
