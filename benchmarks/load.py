@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.loadgen import streams  # noqa: E402  (needs nothing but the standard library)
 
 _MODULES = ("psutil", "hdrh", "rich", "matplotlib")
 
@@ -18,8 +19,8 @@ def main(argv: list[str]) -> int:
     """Run it. Returns the exit status."""
     missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"load.py: {', '.join(missing)} not installed: run  pip install -e '.[bench]'  first", file=sys.stderr)
-        return 3
+        streams.print_error(f"load.py: {', '.join(missing)} not installed: run  pip install -e '.[bench]'  first")
+        return streams.EXIT_CANNOT_RUN
     from benchmarks.loadgen import command
 
     if argv[:1] == ["compare"]:
@@ -28,10 +29,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        status = main(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    sys.exit(status)
+    sys.exit(streams.run_program("load.py", lambda: main(sys.argv[1:])))

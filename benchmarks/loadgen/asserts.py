@@ -30,7 +30,7 @@ _UNITS: dict[str, tuple[float, str]] = {
     "GiB": (1024.0**3, "bytes"),
     "%": (0.01, "share"),
 }
-_PERCENTILES = ("p50", "p90", "p99", "p99.9", "p99.99")
+_PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9", "p99.99")
 _DISTRIBUTIONS = {
     "": "latency",
     "latency.": "latency",

@@ -16,10 +16,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.loadgen.settings import SCHEMA, SCHEMA_VERSION
+
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 # With fewer runs the interval is too narrow for what it promises.
 ENOUGH_RUNS = 5
+
+# What each run must have.
+_NEEDED = {"error_total", "interrupted", "latency", "server", "settings", "throughput_per_s", "verdict"}
 
 Reader = Callable[[dict[str, Any]], float | None]
 
@@ -74,12 +79,16 @@ def load_side(paths: str) -> Side:
             document = json.loads(file.read_text())
         except OSError as error:
             raise CannotCompare(f"cannot read {file}: {error.strerror}") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise CannotCompare(f"{file} is not JSON") from None
-        if not isinstance(document, dict) or document.get("schema") != "evloop-load":
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise CannotCompare(f"{file} was not written by load.py --json")
-        if document.get("version") != 1:
-            raise CannotCompare(f"{file} has version {document.get('version')} of the format, this reads version 1")
+        if document.get("version") != SCHEMA_VERSION:
+            version = document.get("version")
+            raise CannotCompare(f"{file} has version {version} of the format, this reads version {SCHEMA_VERSION}")
+        runs = document.get("runs")
+        if not isinstance(runs, list) or not all(isinstance(run, dict) and run.keys() >= _NEEDED for run in runs):
+            raise CannotCompare(f"{file} is not whole: something that load.py writes is missing in it")
         documents.append(document)
     side = Side(paths, documents)
     if not side.runs:
@@ -119,13 +128,20 @@ QUANTITIES: list[tuple[str, str, bool, Reader]] = [
 ]
 
 
-def compare_sides(a: Side, b: Side) -> str:
+def compare_sides(a: Side, b: Side, *, force: bool = False) -> str:
     """The comparison as text.
 
+    Args:
+        force: compare also what can't be compared; the text then says so.
+
     Raises:
-        CannotCompare: there is nothing that both have.
+        CannotCompare: runs are INVALID, or of different settings; or there is nothing that both have.
     """
-    lines = [f"A: {describe(a)}", f"B: {describe(b)}", *warnings(a, b), ""]
+    against = objections(a, b)
+    if against and not force:
+        raise CannotCompare(f"{'; '.join(against)} (--force compares them all the same)")
+    doubts = [*(f"forced: {objection}" for objection in against), *(f"warning: {text}" for text in warnings(a, b))]
+    lines = [f"A: {describe(a)}", f"B: {describe(b)}", *doubts, ""]
     header = f"{'median over runs':<26}{'A':>14}{'B':>14}{'B/A':>8}   {CONFIDENCE:.0%} interval"
     lines.append(header)
     sentences = []
@@ -178,29 +194,38 @@ def describe(side: Side) -> str:
     return f"{side.name}: {runs} run{'s' if runs > 1 else ''}, {commit}, Python {document['machine']['python']}"
 
 
-def warnings(a: Side, b: Side) -> list[str]:
-    """What makes the comparison doubtful."""
+def objections(a: Side, b: Side) -> list[str]:
+    """What makes a comparison mean nothing."""
     found = []
     for side, label in ((a, "A"), (b, "B")):
         invalid = sum(not run["verdict"]["valid"] for run in side.runs)
         failed = sum(bool(run["error_total"]) for run in side.runs)
         if invalid:
-            found.append(f"warning: {invalid} of {len(side.runs)} runs of {label} are INVALID")
+            found.append(f"{invalid} of {len(side.runs)} runs of {label} are INVALID")
         if failed:
-            found.append(f"warning: {failed} of {len(side.runs)} runs of {label} had errors")
+            found.append(f"{failed} of {len(side.runs)} runs of {label} had errors")
+    settings = [{key: value for key, value in run["settings"].items() if key != "seed"} for run in [*a.runs, *b.runs]]
+    keys = sorted({key for one in settings for key in one})
+    differing = [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
+    if differing:
+        found.append(f"the runs differ in {', '.join(differing)}")
+    return found
+
+
+def warnings(a: Side, b: Side) -> list[str]:
+    """What makes the comparison doubtful."""
+    found = []
+    for side, label in ((a, "A"), (b, "B")):
+        interrupted = sum(bool(run["interrupted"]) for run in side.runs)
+        if interrupted:
+            found.append(f"{interrupted} of {len(side.runs)} runs of {label} were interrupted, and are shorter")
         if 1 < len(side.runs) < ENOUGH_RUNS:
-            found.append(
-                f"warning: {len(side.runs)} runs of {label} make the interval too narrow; use --repeat {ENOUGH_RUNS}"
-            )
+            found.append(f"{len(side.runs)} runs of {label} make the interval too narrow; use --repeat {ENOUGH_RUNS}")
     machines = {
         json.dumps({key: value for key, value in document["machine"].items() if key != "python"}, sort_keys=True)
         for side in (a, b)
         for document in side.documents
     }
     if len(machines) > 1:
-        found.append("warning: not all runs come from the same machine")
-    settings = [{key: value for key, value in run["settings"].items() if key != "seed"} for run in [*a.runs, *b.runs]]
-    differing = sorted({key for one in settings for key in one if one[key] != settings[0].get(key)})
-    if differing:
-        found.append(f"warning: the runs differ in {', '.join(differing)}")
+        found.append("not all runs come from the same machine")
     return found

@@ -17,10 +17,12 @@ from typing import Any
 
 import psutil
 
+from benchmarks.loadgen.patience import Patience
 from benchmarks.loadgen.preflight import pick_cores
 from benchmarks.loadgen.results import assemble
 from benchmarks.loadgen.sampling import Sampler, Usage, machine_cpu
-from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.settings import MIN_SOCKETS_FOR_MEMORY, Settings
+from benchmarks.loadgen.streams import handled_interrupts
 from benchmarks.loadgen.target import ROOT, CannotRun, Target, pinned_to
 from evloop.core.poller import READ
 from evloop.net.eventloop import EventLoop
@@ -28,8 +30,15 @@ from evloop.net.eventloop import EventLoop
 # Often enough for a plot, seldom enough not to be seen in the generators' latencies: a sample takes some 0.3 ms.
 _SAMPLE_S = 0.25
 _MAX_SAMPLES = 400
-# From the end of a generator's output to its end.
-_EXIT_TIMEOUT_S = 1.0
+# From the end of a generator's output to its end, which takes a while on a machine that is out of breath.
+_EXIT_TIMEOUT_S = 5.0
+# Beside what the ramp takes, and the wait for the last replies: far more than it takes when all is well.
+_CONNECT_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 30.0
+_PATIENCE_TICK_S = 0.25
+# For a server to accept what is open already.
+_ACCEPT_TIMEOUT_S = 1.0
+_ACCEPT_TICK_S = 0.005
 
 Progress = Callable[[str, float, int], None]
 
@@ -117,10 +126,11 @@ class Coordinator:
         self._marks: dict[str, Usage | None] = {}
         self._machine: dict[str, tuple[float, float]] = {}
         self._error: str | None = None
+        self._idle_descriptors: int | None = None  # of the server, before the first connection
         self._sample_s = max(_SAMPLE_S, settings.duration_s / _MAX_SAMPLES)
 
     def run(self) -> dict[str, Any]:
-        """Run it. Ctrl-C ends it early, with what there is so far; a second one at once.
+        """Run it. Ctrl-C, SIGTERM or SIGHUP ends it early, with what there is so far; a second one at once.
 
         Returns:
             the result; see docs/benchmarking.md for what is in it.
@@ -131,17 +141,18 @@ class Coordinator:
         """
         with EventLoop() as loop:
             self._loop = loop
-            loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
-            loop.add_signal_handler(signal.SIGTERM, self._on_interrupt)
+            for number in handled_interrupts():
+                loop.add_signal_handler(number, self._on_interrupt)
             affinity = os.sched_getaffinity(0) if self._generator_cores is not None else None
             try:
                 if self._generator_cores is not None:
                     os.sched_setaffinity(0, self._generator_cores)
                     self._pin_foreign_server()
                 self._mark("start")
+                self._idle_descriptors = self._sampler.descriptors()
                 self._start_generators()
-                deadline_s = 60 + self.settings.sockets / self.settings.ramp_per_s
-                self._deadline = loop.call_later(deadline_s, self._fail, "the connections were not opened in time")
+                ramp_s = self.settings.sockets / self.settings.ramp_per_s
+                self._wait_for(_CONNECT_TIMEOUT_S + ramp_s, "the connections were not opened in time")
                 loop.run()
             finally:
                 for generator in self._generators:
@@ -198,18 +209,58 @@ class Coordinator:
                 which = f"generator process {number} of {self.settings.processes}"
                 self._fail(f"{which} {generator.how_it_ended()}")
 
+    def _wait_for(self, seconds: float, failure: str) -> None:
+        """Fail after a time, unless ``_waiting`` is cancelled before."""
+        patience = Patience(seconds)
+
+        def look() -> None:
+            if patience.over():
+                self._fail(failure)
+            else:
+                self._waiting = self._loop.call_later(_PATIENCE_TICK_S, look)
+
+        look()
+
+    def _on_all_base(self) -> None:
+        """As many connections as make the server grow to its working size are open; each more costs what it costs."""
+        self._mark_when_accepted("base", self.settings.base_sockets, lambda: self._tell_all("ramp"))
+
     def _on_all_connected(self) -> None:
-        self._mark("connected")
         opened = sum(generator.events["connected"]["opened"] for generator in self._generators)
-        wanted = self.settings.idle + (0 if self.settings.churn else self.settings.connections)
+        wanted = self.settings.lasting_sockets
         if wanted and not opened:
             reasons = [reason for generator in self._generators for reason in generator.events["connected"]["reasons"]]
             self._fail(f"none of {wanted} connections could be opened: {', '.join(sorted(set(reasons)))}")
             return
-        self._deadline.cancel()
-        for generator in self._generators:
-            generator.tell({"do": "go"})
+        self._waiting.cancel()
+        self._mark_when_accepted("connected", wanted, self._go)
+
+    def _go(self) -> None:
+        self._tell_all("go")
         self._progress("warming up", 0.0, 0)
+
+    def _tell_all(self, do: str) -> None:
+        for generator in self._generators:
+            generator.tell({"do": do})
+
+    def _mark_when_accepted(self, name: str, connections: int, then: Callable[[], None]) -> None:
+        """Take the server's usage once it has accepted so many connections: to a client they are open before that."""
+        if not self.target.spawned or self.settings.lasting_sockets < MIN_SOCKETS_FOR_MEMORY:
+            then()
+            return
+        patience = Patience(_ACCEPT_TIMEOUT_S)
+
+        def look() -> None:
+            now = self._sampler.descriptors()
+            if self._idle_descriptors is None or now is None or patience.over():
+                then()  # without a mark: not known
+            elif now >= self._idle_descriptors + connections - 1:  # one of the idle ones may have been our probe's
+                self._mark(name)
+                then()
+            else:
+                self._loop.call_later(_ACCEPT_TICK_S, look)
+
+        look()
 
     def _on_all_measuring(self) -> None:
         self._mark_once("begin")
@@ -220,7 +271,7 @@ class Coordinator:
         if "begin" in self._marks:
             self._mark("end")
         self._progress("waiting for replies", 1.0, sum(generator.replies for generator in self._generators))
-        self._deadline = self._loop.call_later(self.settings.timeout_s + 30, self._fail, "a generator does not end")
+        self._wait_for(self.settings.timeout_s + _END_TIMEOUT_S, "a generator does not end")
 
     def _on_all_result(self) -> None:
         if "begin" not in self._marks:
@@ -255,8 +306,7 @@ class Coordinator:
             self._fail("interrupted")
             return
         self.interrupted = True
-        for generator in self._generators:
-            generator.tell({"do": "stop"})
+        self._tell_all("stop")
 
     def _fail(self, text: str) -> None:
         self._error = self._error or text

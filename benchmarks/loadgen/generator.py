@@ -1,7 +1,8 @@
 """A generator process: one event loop, its share of the connections.
 
-It speaks JSON, one object a line. On stdin: first the plan (``settings``, ``host``, ``port``), then ``{"do": "go"}``,
-and ``{"do": "stop"}`` to end early; end of input means that the parent is gone. On stdout, as ``event``: ``connected``,
+It speaks JSON, one object a line. On stdin: first the plan (``settings``, ``host``, ``port``), then ``{"do": "ramp"}``,
+``{"do": "go"}``, and ``{"do": "stop"}`` to end early; end of input means that the parent is gone. On stdout, as
+``event``: ``base`` (the first connections are open; ``ramp`` opens the others), ``connected`` (waits for ``go``),
 ``measuring`` (the warm-up is over), ``progress``, ``measured`` (nothing more is sent), ``result``.
 
 While it measures it does nothing else: no JSON, no percentiles, no garbage collection. Each interval's counts are put
@@ -17,10 +18,10 @@ import random
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.loadgen.clients import (
-    GENERATOR_LIMITS,
     CheckedClient,
     ClosedLoopClient,
     IdleClient,
@@ -29,7 +30,9 @@ from benchmarks.loadgen.clients import (
 )
 from benchmarks.loadgen.corewait import core_wait_s
 from benchmarks.loadgen.drivers import ChurnDriver, Driver, OpenDriver, SteadyDriver
-from benchmarks.loadgen.histogram import Counts, count_above, merge
+from benchmarks.loadgen.histogram import count_above, merge
+from benchmarks.loadgen.patience import Heartbeat, Patience
+from benchmarks.loadgen.ramp import Ramp
 from benchmarks.loadgen.selector import PreciseSelector
 from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.tally import Run
@@ -37,11 +40,11 @@ from benchmarks.loadgen.workload import make_pool, parse_sizes
 from evloop.core.poller import READ
 from evloop.net.eventloop import EventLoop
 
-_CONNECT_TICK_S = 0.005
-# Connects that wait for an answer at the same time: a backlog, not the ramp, is what they'd overrun.
-_MAX_CONNECTING = 128
-_CONNECT_TIMEOUT_S = 10.0
 _DRAIN_TICK_S = 0.01
+_CLOSE_TIMEOUT_S = 10.0
+# For replies in flight, and then for the end of the connections, when somebody waits for us to stop.
+_INTERRUPTED_GRACE_S = 1.0
+_HEARTBEAT_S = 0.1
 _PROGRESS_S = 0.25
 _BUDGET_TICK_S = 0.02
 # A run of fewer messages counts every one of them; for more, the counting starts when the end is near.
@@ -53,8 +56,6 @@ class Generator:
 
     def __init__(self, settings: Settings, host: str, port: int) -> None:
         self.settings = settings
-        self.host = host
-        self.port = port
         self.loop = EventLoop(selector=PreciseSelector() if settings.mode == "open" else None)
         sizes = parse_sizes(settings.size)
         # The processes share what the pool is made from, and differ in where they begin.
@@ -73,6 +74,16 @@ class Generator:
             self.driver = OpenDriver(self.run, self.clients, settings)  # type: ignore[arg-type]
         else:
             self.driver = SteadyDriver(self.clients)  # type: ignore[arg-type]
+        self._lasting: list[CheckedClient] = [*self.idle, *self.clients]
+        self._ramp = Ramp(
+            self.loop,
+            self._lasting,
+            (host, port),
+            base=settings.base_sockets,
+            per_s=settings.ramp_per_s,
+            on_base=lambda: self._emit("base"),
+            on_all=self._emit_connected,
+        )
         self._commands = b""
         self._intervals: list[dict[str, Any]] = []
         self._ending = False
@@ -83,13 +94,14 @@ class Generator:
         self._interval_from_ns = 0
         self._interval_cpu_ns = 0
         self._measured_replies = 0
-        self._drained: tuple[Counts, Counts] = ({}, {})
+        self._patience = Patience(0)
+        self._heartbeat = Heartbeat(_HEARTBEAT_S)
 
     def main(self) -> None:
         """Run all of it."""
         os.set_blocking(0, False)
         self.loop.poller.register(0, READ, self._read_commands)
-        self._connect_all()
+        self._ramp.start()
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -110,45 +122,27 @@ class Generator:
         *lines, self._commands = (self._commands + data).split(b"\n")
         for line in lines:
             do = json.loads(line)["do"]
-            if do == "go":
+            if do == "ramp":
+                self._ramp.go_on()
+            elif do == "go":
                 self._start()
             elif do == "stop":
                 self._stopped_early = True
+                self._patience.shorten(_INTERRUPTED_GRACE_S)
                 self._end()
 
-    # ------------------------------------------------------------------ connecting
-
-    def _connect_all(self) -> None:
-        waiting = [*self.idle, *self.clients]
-        waiting.reverse()
-        connecting: set[CheckedClient] = set()
-        began = self.loop.clock()
-        total = len(waiting)
-        ramp = self.settings.ramp_per_s
-
-        def tick() -> None:
-            connecting.difference_update([client for client in connecting if client.opened or client.closed])
-            due = int((self.loop.clock() - began) * ramp) + 1
-            while waiting and total - len(waiting) < due and len(connecting) < _MAX_CONNECTING:
-                client = waiting.pop()
-                connecting.add(client)
-                client.connecting_ns = clock_ns()
-                self.loop.connect(client, self.host, self.port, timeout_s=_CONNECT_TIMEOUT_S, limits=GENERATOR_LIMITS)
-            if waiting or connecting:
-                self.loop.call_later(_CONNECT_TICK_S, tick)
-            else:
-                opened = sum(client.opened for client in [*self.idle, *self.clients])
-                self._emit(
-                    "connected", opened=opened, seconds=self.loop.clock() - began, reasons=self.run.tally.connect_errors
-                )
-
-        tick()
+    def _emit_connected(self) -> None:
+        opened = sum(client.opened for client in self._lasting)
+        seconds = self.loop.clock() - self._ramp.began_s
+        self._emit("connected", opened=opened, seconds=seconds, reasons=self.run.tally.connect_errors)
 
     # ------------------------------------------------------------------ warming up and measuring
 
     def _start(self) -> None:
         run = self.run
         run.sending = True
+        self._heartbeat = Heartbeat(_HEARTBEAT_S)
+        self.loop.call_later(_HEARTBEAT_S, self._beat)
         warmup_s = self.settings.warmup_s
         start_ns = clock_ns()
         run.from_ns = start_ns + int(warmup_s * 1e9)
@@ -162,6 +156,10 @@ class Generator:
             self._begin()
             self.driver.start()
 
+    def _beat(self) -> None:
+        self._heartbeat.beat()
+        self.loop.call_later(_HEARTBEAT_S, self._beat)
+
     def _end_warmup(self) -> None:
         if self._ending:
             return
@@ -169,11 +167,14 @@ class Generator:
             # So that exactly so many are measured: begin with nothing in flight.
             self.run.sending = False
             self.driver.settle()
-            self._wait_idle(clock_ns() + int(self.settings.timeout_s * 1e9), self._begin_again)
+            self._patience = Patience(self.settings.timeout_s)
+            self._wait_idle(self._begin_again)
         else:
             self._begin()
 
     def _begin_again(self) -> None:
+        if self._ending:
+            return
         self.run.sending = True
         self._begin()
         self.driver.start()
@@ -196,6 +197,7 @@ class Generator:
         if self.settings.churn:
             run.tally.connect.clear()
         self._measuring = True
+        self._replies_before = run.tally.replies
         self._emit("measuring")
         self._begin_ns = self._interval_from_ns = clock_ns()
         self._begin_cpu_ns = self._interval_cpu_ns = time.process_time_ns()
@@ -213,7 +215,7 @@ class Generator:
         if wanted <= _SMALL_BUDGET or self.settings.mode == "open" or self.settings.churn:
             self.run.budget = wanted
         self._last_count = 0
-        self._moved_ns = clock_ns()
+        self._patience = Patience(self.settings.timeout_s)
         self.loop.call_later(0, self._watch_budget)
 
     def _watch_budget(self) -> None:
@@ -222,7 +224,7 @@ class Generator:
         run = self.run
         wanted = self.settings.messages
         assert wanted is not None
-        count = self._measured_replies + sum(run.tally.latency.values())
+        count = self._count_replies()
         if run.budget is None:
             left = wanted - count
             if left < 3 * (count - self._last_count) + _SMALL_BUDGET:
@@ -232,11 +234,11 @@ class Generator:
             return
         if count != self._last_count:
             self._last_count = count
-            self._moved_ns = clock_ns()
+            self._patience = Patience(self.settings.timeout_s)
         # Replies that don't come must not keep it from ending; an open loop that still sends doesn't depend on them.
         waiting = self.settings.mode == "closed" or run.budget == 0
-        stuck = waiting and clock_ns() - self._moved_ns > self.settings.timeout_s * 1e9
-        if stuck or not self.driver.alive:
+        over = self._patience.over()  # asked each time, or the time between would count as a gap
+        if (over and waiting) or not self.driver.alive:
             self._end()
             return
         self.loop.call_later(_BUDGET_TICK_S, self._watch_budget)
@@ -252,12 +254,24 @@ class Generator:
         due_s = (len(self._intervals) + 1) * self.settings.interval_s - (clock_ns() - self._begin_ns) / 1e9
         self.loop.call_later(max(due_s, 0.001), self._next_interval)
 
+    def _count_replies(self) -> int:
+        """Replies since the measuring began, whenever their messages were meant to be sent.
+
+        In an overload the latencies are those of few: what comes back was meant for earlier.
+        """
+        tally = self.run.tally
+        if self.settings.messages is None and (self.settings.mode == "open" or self.settings.churn):
+            return tally.replies - self._replies_before
+        return self._measured_replies + sum(tally.latency.values())
+
     def _close_interval(self) -> None:
         tally = self.run.tally
         now_ns, cpu_ns = clock_ns(), time.process_time_ns()
-        self._measured_replies += sum(tally.latency.values())
+        replies = self._count_replies() - self._measured_replies
+        self._measured_replies += replies
         self._intervals.append(
             {
+                "replies": replies,
                 "from_s": (self._interval_from_ns - self._begin_ns) / 1e9,
                 "to_s": (now_ns - self._begin_ns) / 1e9,
                 "cpu_s": (cpu_ns - self._interval_cpu_ns) / 1e9,
@@ -272,8 +286,7 @@ class Generator:
     def _progress(self) -> None:
         if self._ending:
             return
-        count = self._measured_replies + sum(self.run.tally.latency.values())
-        self._emit("progress", replies=count, seconds=(clock_ns() - self._begin_ns) / 1e9)
+        self._emit("progress", replies=self._count_replies(), seconds=(clock_ns() - self._begin_ns) / 1e9)
         self.loop.call_later(_PROGRESS_S, self._progress)
 
     # ------------------------------------------------------------------ the end
@@ -297,12 +310,15 @@ class Generator:
             )
         self._emit("measured")
         self.driver.stop()
-        grace_s = min(self.settings.timeout_s, 1.0) if self._stopped_early else self.settings.timeout_s
-        self._wait_idle(clock_ns() + int(grace_s * 1e9), self._close_all)
+        self._patience = Patience(self.settings.timeout_s)
+        if self._stopped_early:
+            self._patience.shorten(_INTERRUPTED_GRACE_S)
+        self._wait_idle(self._close_all)
 
-    def _wait_idle(self, until_ns: int, then: Any) -> None:
-        if self.driver.in_flight and clock_ns() < until_ns:
-            self.loop.call_later(_DRAIN_TICK_S, self._wait_idle, until_ns, then)
+    def _wait_idle(self, then: Callable[[], None]) -> None:
+        """Call ``then`` when nothing is in flight any more, or ``_patience`` is over."""
+        if self.driver.in_flight and not self._patience.over():
+            self.loop.call_later(_DRAIN_TICK_S, self._wait_idle, then)
         else:
             then()
 
@@ -311,21 +327,23 @@ class Generator:
         self.driver.finish()
         for client in self.idle:
             client.finish()
-        self._wait_closed(clock_ns() + 10 * 10**9)
+        self._patience = Patience(_INTERRUPTED_GRACE_S if self._stopped_early else _CLOSE_TIMEOUT_S)
+        self._wait_closed()
 
-    def _wait_closed(self, until_ns: int) -> None:
+    def _wait_closed(self) -> None:
         closed = self.driver.all_closed and all(client.closed or not client.opened for client in self.idle)
-        if closed or clock_ns() > until_ns:
+        if closed or self._patience.over():
             self._emit("result", **self._result())
             self.loop.stop()
         else:
-            self.loop.call_later(_DRAIN_TICK_S, self._wait_closed, until_ns)
+            self.loop.call_later(_DRAIN_TICK_S, self._wait_closed)
 
     def _result(self) -> dict[str, Any]:
         tally = self.run.tally
         service = merge([*(interval["service"] for interval in self._intervals), tally.service])
         latency = merge([*(interval["latency"] for interval in self._intervals), tally.latency])
-        late = count_above(service or latency, int(self.settings.timeout_s * 1e9))
+        # What this process slept through, the server is not late by.
+        late = count_above(service or latency, int((self.settings.timeout_s + self._heartbeat.stalled_s) * 1e9))
         for interval in self._intervals:
             del interval["service"]
             interval["latency"] = list(interval["latency"].items())
@@ -334,6 +352,7 @@ class Generator:
             "end_ns": self._end_ns,
             "cpu_s": (self._end_cpu_ns - self._begin_cpu_ns) / 1e9,
             "core_wait_s": self._core_wait_s if self._measuring else 0.0,
+            "stalled_s": self._heartbeat.stalled_s,
             "context_switches": list(self._context_switches) if self._measuring else [0, 0],
             "measured_replies": self._measured_replies,
             "sent": tally.sent,

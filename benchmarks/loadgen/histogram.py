@@ -23,7 +23,7 @@ MAX_VALUE_NS = 3600 * 10**9
 
 Counts = dict[int, int]
 
-PERCENTILES = (50.0, 90.0, 99.0, 99.9, 99.99)
+PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9, 99.99)
 # A percentile with fewer samples beyond it than this is one slow message's story, not a property of the server.
 MIN_SAMPLES_BEYOND = 10
 

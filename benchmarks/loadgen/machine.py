@@ -40,7 +40,6 @@ def _git(*arguments: str) -> str | None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=10,
             check=True,
             stdin=subprocess.DEVNULL,
         )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import math
 import random
 from dataclasses import dataclass
 
+from benchmarks.loadgen.arguments import Parser, address, natural, positive, rate, seconds, seconds_or_none
 from benchmarks.loadgen.asserts import AssertionSyntaxError, Condition, parse_condition
 from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.workload import ALPHABETS, SizeError, parse_sizes
 
 EPILOG = """\
+Numbers may end in k or M, times in ms, s, m or h (without: seconds).
+
 Exit status: 0 fine; 1 a reply was wrong or missing, a connection failed, or an
 --assert does not hold; 2 wrong usage; 3 the run could not take place; 4
-INVALID: the numbers can't be trusted, the reason is printed; 130 interrupted.
+INVALID: the numbers can't be trusted, the reason is printed; 5 a result could
+not be written to its file or to stdout; 130 interrupted.
 
   load.py compare A.json B.json    which of two is faster, by how much, how sure
                                    (each from --repeat 5 --json)
@@ -41,10 +44,10 @@ class Options:
     conditions: list[Condition]
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The parser of a run's arguments."""
     defaults = Settings()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="load.py",
         description="Drive a character-count server, check every reply, and say what it cost.\n"
         "Without arguments: the project's own server, 300 connections, 5 seconds.",
@@ -55,21 +58,21 @@ def make_parser() -> argparse.ArgumentParser:
     load.add_argument(
         "--connections",
         "-c",
-        type=_natural,
+        type=natural,
         default=defaults.connections,
         metavar="N",
         help="sockets that send (default: %(default)s)",
     )
     load.add_argument(
         "--pipeline",
-        type=_positive,
+        type=positive,
         default=defaults.pipeline,
         metavar="N",
         help="closed loop: messages that each keeps in flight (default: %(default)s)",
     )
     load.add_argument(
         "--rate",
-        type=_rate,
+        type=rate,
         metavar="R",
         help="open loop: so many messages a second in total, whatever the server does (default: closed loop)",
     )
@@ -85,40 +88,40 @@ def make_parser() -> argparse.ArgumentParser:
         help="connect, ask, close, again and again; with --rate so many connections a second",
     )
     load.add_argument(
-        "--idle", type=_natural, default=0, metavar="N", help="silent sockets beside the active ones (default: 0)"
+        "--idle", type=natural, default=0, metavar="N", help="silent sockets beside the active ones (default: 0)"
     )
     load.add_argument(
         "--duration",
         "-d",
-        type=_seconds,
+        type=seconds,
         default=defaults.duration_s,
         metavar="S",
         help="measured seconds (default: %(default)g)",
     )
-    load.add_argument("--messages", "-n", type=_positive, metavar="N", help="measure so many messages instead")
+    load.add_argument("--messages", "-n", type=positive, metavar="N", help="measure so many messages instead")
     load.add_argument(
         "--warmup",
-        type=_seconds_or_none,
+        type=seconds_or_none,
         default=defaults.warmup_s,
         metavar="S",
         help="seconds before that, not counted (default: %(default)g)",
     )
     load.add_argument(
         "--ramp",
-        type=_rate,
+        type=rate,
         default=defaults.ramp_per_s,
         metavar="R",
         help="connects per second (default: %(default)g)",
     )
     load.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=defaults.timeout_s,
         metavar="S",
         help="a reply that takes longer is an error (default: %(default)g)",
     )
     load.add_argument(
-        "--seed", type=_natural, metavar="N", help="of messages and arrivals (default: a new one, which is reported)"
+        "--seed", type=natural, metavar="N", help="of messages and arrivals (default: a new one, which is reported)"
     )
     text = parser.add_argument_group("messages")
     text.add_argument(
@@ -133,7 +136,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     server = parser.add_argument_group("server")
     where = server.add_mutually_exclusive_group()
-    where.add_argument("--server", type=_address, metavar="HOST:PORT", help="one that runs already")
+    where.add_argument("--server", type=address, metavar="HOST:PORT", help="one that runs already")
     where.add_argument(
         "--spawn", metavar="COMMAND", help="start this one; {port} stands for its port (default: bin/charcount-server)"
     )
@@ -148,15 +151,15 @@ def make_parser() -> argparse.ArgumentParser:
         help="server on the first core, generators on the others (default: if the server is started here)",
     )
     server.add_argument(
-        "--processes", type=_positive, default=1, metavar="N", help="generator processes (default: %(default)s)"
+        "--processes", type=positive, default=1, metavar="N", help="generator processes (default: %(default)s)"
     )
     output = parser.add_argument_group("output")
     output.add_argument(
         "--repeat",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="N",
-        help="runs, each with a fresh server and the next seed (default: 1)",
+        help="runs, each with a fresh server and the next seed, and a summary of them (default: 1)",
     )
     output.add_argument(
         "--assert",
@@ -228,42 +231,6 @@ def parse_options(argv: list[str]) -> Options:
     )
 
 
-def _number(text: str, what: str, least: float, *, strict: bool = False) -> float:
-    try:
-        value = float(text.removesuffix("k")) * (1000 if text.endswith("k") else 1)
-    except ValueError:
-        value = math.nan
-    if not least <= value <= 1e9 or (strict and value == least):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return value
-
-
-def _natural(text: str) -> int:
-    value = _number(text, "a whole number of 0 or more", 0)
-    if value != int(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(value)
-
-
-def _positive(text: str) -> int:
-    value = _natural(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
-    return value
-
-
-def _rate(text: str) -> float:
-    return _number(text, "a rate: give a number per second above 0", 0, strict=True)
-
-
-def _seconds(text: str) -> float:
-    return _number(text, "a number of seconds above 0", 0, strict=True)
-
-
-def _seconds_or_none(text: str) -> float:
-    return _number(text, "a number of seconds", 0)
-
-
 def _sizes(text: str) -> str:
     try:
         parse_sizes(text)
@@ -277,10 +244,3 @@ def _condition(text: str) -> Condition:
         return parse_condition(text)
     except AssertionSyntaxError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)

@@ -6,6 +6,7 @@ import html
 import io
 import re
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import matplotlib as mpl
@@ -16,7 +17,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLoc
 
 from benchmarks.loadgen.export import merged_latency
 from benchmarks.loadgen.histogram import MIN_SAMPLES_BEYOND
-from benchmarks.loadgen.report import shown_bytes, shown_ms, summary
+from benchmarks.loadgen.report import over_runs, shown_bytes, shown_ms, summary
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#2563a8", "#c2571a", "#2e7d4f", "#6b7280"
 _STYLE: dict[Any, Any] = {
@@ -43,36 +44,19 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "evloop",
 }
 
-_CSS = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; margin: 0;
-  color: #1f2937; background: #f3f4f6; }
-main { max-width: 1120px; margin: 0 auto; padding: 28px 24px 48px; }
-h1 { font-size: 24px; margin: 0 0 4px; }
-h2 { font-size: 18px; margin: 36px 0 12px; }
-.how { color: #4b5563; margin: 0 0 18px; }
-.badge { display: inline-block; border-radius: 4px; padding: 1px 10px; font-weight: 600; font-size: 14px; color: #fff; }
-.valid { background: #2e7d4f; } .invalid { background: #b3261e; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin: 16px 0; }
-.card, figure, details, .notes { background: #fff; border: 1px solid #e5e7eb; border-radius: 8px; }
-.card { padding: 12px 16px; }
-.card b { display: block; font-size: 23px; font-weight: 600; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.card span { color: #4b5563; font-size: 13px; }
-.notes { padding: 10px 16px; margin: 12px 0; } .notes p { margin: 3px 0; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 14px; }
-figure { margin: 0; padding: 14px 12px 8px; }
-figure svg { width: 100%; height: auto; display: block; }
-figure svg text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif !important; }
-details { margin: 14px 0; padding: 10px 16px; } summary { cursor: pointer; font-weight: 600; }
-pre { overflow-x: auto; font: 13px/1.45 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; }
-footer { color: #4b5563; font-size: 13px; margin-top: 28px; border-top: 1px solid #d1d5db; padding-top: 12px; }
-@media (max-width: 560px) { .plots { grid-template-columns: 1fr; } }
-"""
+# Files as they are served nowhere: read when a page is made, and packed into it.
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+def _template(name: str) -> Template:
+    """One of the files, with ``$name`` where something goes."""
+    return Template((_TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 def write_page(path: str, document: dict[str, Any]) -> None:
     """Write the page of all runs in the document."""
-    Path(path).write_text(render(document), encoding="utf-8")
+    # An argument may hold bytes that are no text.
+    Path(path).write_text(render(document), encoding="utf-8", errors="backslashreplace")
 
 
 def render(document: dict[str, Any]) -> str:
@@ -90,40 +74,40 @@ def render(document: dict[str, Any]) -> str:
         document["created_at"],
     ]
     sections = "".join(_section(run, index, len(runs)) for index, run in enumerate(runs))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_CSS}</style></head><body><main>"
-        f"<h1>{title}</h1>{sections}"
-        f"<footer><p>{html.escape(', '.join(part for part in made_on if part))}</p>"
-        f"<p><code>{html.escape(' '.join(document['argv']))}</code> (seed {document['seed']})</p></footer>"
-        "</main></body></html>\n"
+    return _template("page.html").substitute(
+        title=title,
+        css=(_TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        summary=html.escape("\n".join(over_runs(runs))) if len(runs) > 1 else "",
+        runs=sections,
+        made_on=html.escape(", ".join(part for part in made_on if part)),
+        command=html.escape(" ".join(document["argv"])),
+        seed=document["seed"],
     )
 
 
 def _section(run: dict[str, Any], index: int, count: int) -> str:
     verdict = run["verdict"]
-    badge = (
-        '<span class="badge valid">VALID</span>' if verdict["valid"] else '<span class="badge invalid">INVALID</span>'
-    )
     text = summary(run)
-    headline = text.partition("\n")[0]
-    notes = [f"<p><b>Not to be trusted:</b> {html.escape(reason)}</p>" for reason in verdict["reasons"]]
-    notes += [f"<p>{html.escape(note[:1].upper() + note[1:])}</p>" for note in verdict["notes"]]
+    notes = [_note("Not to be trusted:", reason) for reason in verdict["reasons"]]
+    notes += [_note("", note[:1].upper() + note[1:]) for note in verdict["notes"]]
     with mpl.rc_context(_STYLE):
         plots = [_throughput_plot(run), _percentile_plot(run), _latency_plot(run), _server_plot(run)]
-    title = "" if count == 1 else f"<h2>Run {index + 1} of {count}</h2>"
-    return (
-        f'{title}<p class="how">{badge} &nbsp;{html.escape(headline)}</p>'
-        + (f'<div class="notes">{"".join(notes)}</div>' if notes else "")
-        + f'<div class="cards">{"".join(_card(*card) for card in _cards(run))}</div>'
-        + f'<div class="plots">{"".join(f"<figure>{plot}</figure>" for plot in plots if plot)}</div>'
-        + f"<details><summary>All numbers</summary><pre>{html.escape(text)}</pre></details>"
+    return _template("run.html").substitute(
+        title="" if count == 1 else f"Run {index + 1} of {count}",
+        verdict="valid" if verdict["valid"] else "invalid",
+        headline=html.escape(text.partition("\n")[0]),
+        notes="".join(notes),
+        cards="".join(
+            _template("card.html").substitute(value=html.escape(value), name=html.escape(name))
+            for value, name in _cards(run)
+        ),
+        plots="".join(_template("plot.html").substitute(svg=plot) for plot in plots if plot),
+        numbers=html.escape(text),
     )
 
 
-def _card(value: str, name: str) -> str:
-    return f'<div class="card"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
+def _note(label: str, text: str) -> str:
+    return _template("note.html").substitute(label=html.escape(label), text=html.escape(text))
 
 
 def _cards(run: dict[str, Any]) -> list[tuple[str, str]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from benchmarks.loadgen.histogram import MIN_SAMPLES_BEYOND, PERCENTILES
 from benchmarks.loadgen.settings import LATE_SEND_S, Settings
 
 _WIDTH = 18
+# More of them don't fit in a line, and nobody reads each one.
+_SHOWN_PROCESSES = 8
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -39,7 +42,7 @@ def _headline(settings: Settings) -> str:
     how = (
         "closed loop"
         if settings.rate_per_s is None
-        else f"open loop, {settings.rate_per_s:,g} {unit}/s {settings.arrivals}"
+        else f"open loop, {settings.rate_per_s:,.10g} {unit}/s {settings.arrivals}"
     )
     generators = plural(settings.processes, "generator process", "generator processes")
     return f"{sockets}; {how}; {settings.size} bytes {settings.text}; {generators}; seed {settings.seed}"
@@ -131,11 +134,17 @@ def _costs(settings: Settings, result: dict[str, Any]) -> list[tuple[str, str]]:
             )
         )
     each = "" if generator["cpu_us_per_message"] is None else f", {generator['cpu_us_per_message']:.2f} us per message"
-    shares = " + ".join(f"{share:.0%}" for share in generator["cpu_share"])
-    rows.append(("generator CPU", f"{shares} of a core{each}"))
+    rows.append(("generator CPU", f"{_shares(generator['cpu_share'])}{each}"))
     if server is not None and server["cores"] is not None:
         rows.append(("cores", f"server {_cores(server['cores'])}, generators {_cores(generator['cores'])}"))
     return rows
+
+
+def _shares(shares: list[float]) -> str:
+    """What each process used of a core; of many, from which to which."""
+    if len(shares) <= _SHOWN_PROCESSES:
+        return " + ".join(f"{share:.0%}" for share in shares) + " of a core"
+    return f"{min(shares):.0%} to {max(shares):.0%} of a core each, {sum(shares):.2f} cores in all {len(shares)}"
 
 
 def _cores(cores: list[int]) -> str:
@@ -143,11 +152,71 @@ def _cores(cores: list[int]) -> str:
 
 
 def _errors(result: dict[str, Any]) -> list[str]:
-    found = [f"{n:,} {kind.replace('_', ' ')}" for kind, n in result["errors"].items() if n]
-    lines = _rows([("errors", ", ".join(found) if found else "none: every reply was right")])
+    lines = _rows([("errors", _errors_in_words(result))])
     lines += [f"  {example}" for example in result["examples"]]
     lines += [f"  {n:,} x {reason}" for reason, n in result["connect_errors"].items()]
     return lines
+
+
+def _errors_in_words(result: dict[str, Any]) -> str:
+    found = [f"{n:,} {kind.replace('_', ' ')}" for kind, n in result["errors"].items() if n]
+    messages = result["messages"]
+    if found:
+        text = ", ".join(found)
+    elif not messages["sent"]:
+        text = "none"
+    elif messages["replies"]:
+        text = f"none in {plural(messages['replies'], 'reply', 'replies')}: each was right"
+    else:
+        text = "none, as no reply came"
+    # Right replies to the few messages that left say nothing about those that did not.
+    if messages["missed_sends"]:
+        text += f"; but {plural(messages['missed_sends'], 'message')} of the schedule never left"
+    unanswered = messages["sent"] - messages["replies"]
+    if result["interrupted"] and unanswered > 0 and not found:
+        text += f"; {unanswered:,} not waited for"
+    return text
+
+
+_OVER_RUNS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("messages/s", ("throughput_per_s",)),
+    ("latency p50, ms", ("latency", "percentiles_ms", "50")),
+    ("latency p95, ms", ("latency", "percentiles_ms", "95")),
+    ("latency p99, ms", ("latency", "percentiles_ms", "99")),
+    ("latency max, ms", ("latency", "max_ms")),
+    ("server us/message", ("server", "cpu_us_per_message")),
+    ("server MiB at most", ("server", "rss_max_mib")),
+)
+
+
+def over_runs(results: list[dict[str, Any]]) -> list[str]:
+    """What several runs say together: the median of each number, and from which to which it went."""
+    lines = [f"{f'all {len(results)} runs':<{_WIDTH}}{'median':>15}{'least':>15}{'most':>15}"]
+    for name, keys in _OVER_RUNS:
+        values = [value for result in results if (value := _number_at(result, keys)) is not None]
+        if len(values) == len(results):
+            cells = (_shown(number) for number in (median(values), min(values), max(values)))
+            lines.append(f"{name:<{_WIDTH}}" + "".join(f"{cell:>15}" for cell in cells))
+    errors = sum(result["error_total"] for result in results)
+    valid = sum(bool(result["verdict"]["valid"]) for result in results)
+    lines += _rows([("errors", f"{errors:,}" if errors else "none"), ("verdict", f"{valid} of {len(results)} VALID")])
+    return lines
+
+
+def _number_at(result: dict[str, Any], keys: tuple[str, ...]) -> float | None:
+    *path, last = keys
+    value: Any = result
+    for key in path:
+        value = value[key]
+        if value is None:
+            return None
+    if last == "rss_max_mib":
+        return value["rss_max_bytes"] / (1 << 20) if value["rss_max_bytes"] is not None else None
+    return value.get(last)  # type: ignore[no-any-return]
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value < 100 else f"{value:.1f}"
 
 
 def verdict_lines(result: dict[str, Any]) -> list[str]:
@@ -171,7 +240,7 @@ def ceiling(result: dict[str, Any]) -> str:
     busiest = max(generator["cpu_share"])
     lines = [
         f"the harness spends {per_message:.2f} us per message ({settings.connections} connections, "
-        + (f"{settings.pipeline} in flight each" if settings.mode == "closed" else f"{settings.rate_per_s:,g}/s")
+        + (f"{settings.pipeline} in flight each" if settings.mode == "closed" else f"{settings.rate_per_s:,.10g}/s")
         + f", {settings.size} bytes)",
         f"its ceiling with {plural(processes, 'process', 'processes')}: {1e6 / per_message * processes:,.0f} messages/s"
         f", each with a core of its own; reached here: {reached:,.0f}/s with {busiest:.0%} of a core",

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.loadgen.histogram import Counts, from_pairs, merge, percentile, summarise, to_hdr
 from benchmarks.loadgen.sampling import Usage, between
-from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.settings import MIN_SOCKETS_FOR_MEMORY, Settings
 from benchmarks.loadgen.target import Target
 from benchmarks.loadgen.verdict import judge
 
@@ -30,7 +30,8 @@ def assemble(
 
     Args:
         parts: the generators' results.
-        marks: the server's usage at the start, once connected, when the measuring began, and when it ended.
+        marks: the server's usage at the ``start``, with the first connections (``base``), with all of them
+            (``connected``), when the measuring began (``begin``), and when it ended (``end``).
         machine_cpu: busy and total processor time of the machine at the same moments.
         cores: of the server and of the generators.
     """
@@ -51,7 +52,7 @@ def assemble(
     server = between(marks.get("begin"), marks.get("end"), replies)
     if server is not None:
         server |= {"command": target.command, "pids": list(target.pids), "cores": cores[0]}
-        server |= _memory(marks, samples, settings)
+        server |= _memory(marks, samples, settings, spawned=target.spawned, refused=errors["refused"])
     cpu_s = sum(part["cpu_s"] for part in parts)
     result: dict[str, Any] = {
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -84,6 +85,7 @@ def assemble(
             "cpu_share": [part["cpu_s"] / seconds if seconds else 0.0 for part in parts],
             "cpu_us_per_message": cpu_s / replies * 1e6 if replies else None,
             "core_wait_s": [part["core_wait_s"] for part in parts],
+            "stalled_s": [part["stalled_s"] for part in parts],
             "voluntary_switches": sum(part["context_switches"][0] for part in parts),
             "involuntary_switches": sum(part["context_switches"][1] for part in parts),
         },
@@ -99,16 +101,22 @@ def _encoded(counts: Counts) -> str:
     return str(to_hdr(counts).encode().decode())
 
 
-def _memory(marks: dict[str, Usage | None], samples: list[Usage], settings: Settings) -> dict[str, Any]:
-    start, connected = marks.get("start"), marks.get("connected")
-    sockets = settings.idle + (0 if settings.churn else settings.connections)
-    known = start is not None and connected is not None
-    grown = connected.rss_bytes - start.rss_bytes if known else None  # type: ignore[union-attr]
+def _memory(
+    marks: dict[str, Usage | None], samples: list[Usage], settings: Settings, *, spawned: bool, refused: int
+) -> dict[str, Any]:
+    start, base, connected = marks.get("start"), marks.get("base"), marks.get("connected")
+    sockets = settings.lasting_sockets
+    per_connection = None
+    # One that ran before may have had more connections, and uses that memory again: its growth says nothing.
+    enough = spawned and not refused and sockets >= MIN_SOCKETS_FOR_MEMORY
+    if enough and base is not None and connected is not None:
+        per_connection = (connected.rss_bytes - base.rss_bytes) / (sockets - settings.base_sockets)
     return {
         "rss_start_bytes": start.rss_bytes if start is not None else None,
+        "rss_base_bytes": base.rss_bytes if base is not None else None,
         "rss_connected_bytes": connected.rss_bytes if connected is not None else None,
         "rss_max_bytes": max((sample.rss_bytes for sample in samples), default=None),
-        "rss_per_connection_bytes": grown / sockets if grown is not None and sockets else None,
+        "rss_per_connection_bytes": per_connection,
     }
 
 
@@ -126,7 +134,7 @@ def _intervals(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for pieces in zip(*(part["intervals"] for part in parts), strict=False):
         seconds = sum(piece["to_s"] - piece["from_s"] for piece in pieces) / len(pieces)
         counts = merge(from_pairs(piece["latency"]) for piece in pieces)
-        n = sum(counts.values())
+        n = sum(piece["replies"] for piece in pieces)
         p50, p99 = percentile(counts, 50), percentile(counts, 99)
         merged.append(
             {

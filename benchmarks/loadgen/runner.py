@@ -11,13 +11,9 @@ from typing import Any
 
 from benchmarks.loadgen import preflight
 from benchmarks.loadgen.coordinator import Coordinator, Progress
-from benchmarks.loadgen.machine import describe_code, describe_machine
 from benchmarks.loadgen.options import Options
-from benchmarks.loadgen.settings import Settings
+from benchmarks.loadgen.settings import SCHEMA, SCHEMA_VERSION, Settings
 from benchmarks.loadgen.target import Target, default_command, null_server_command, running_server, spawned_server
-
-SCHEMA = "evloop-load"
-SCHEMA_VERSION = 1
 
 
 def no_progress(phase: str, done: float, replies: int) -> None:
@@ -57,41 +53,56 @@ def run_once(
     else:
         default = null_server_command() if settings.null else default_command(settings.sockets)
         target = spawned_server(spawn or default, server_cores, server_log)
-    with target as ready:
-        result = Coordinator(settings, ready, pin=pin, progress=progress).run()
+    result: dict[str, Any] | None = None
+    try:
+        with target as ready:
+            result = Coordinator(settings, ready, pin=pin, progress=progress).run()
+    except KeyboardInterrupt:
+        if result is None:
+            raise
+        result["interrupted"] = True  # only the wait for the server's end: what was measured stands
+    assert result is not None
     result["verdict"]["notes"] += warnings
     return result
 
 
-def run_all(options: Options, progress: Progress = no_progress) -> list[dict[str, Any]]:
-    """As many runs as asked for. Ends after one that was interrupted."""
-    results = []
+def run_all(options: Options, results: list[dict[str, Any]], progress: Progress = no_progress) -> None:
+    """As many runs as asked for; fewer if one was interrupted.
+
+    Args:
+        results: takes the result of each run when it is over, so that none is lost with a later one.
+
+    Raises:
+        CannotRun: a run could not take place.
+        KeyboardInterrupt: interrupted before a run had anything to tell.
+    """
     for index in range(options.repeat):
         settings = replace(options.settings, seed=options.settings.seed + index)
-        results.append(
-            run_once(
-                settings,
-                spawn=options.spawn,
-                server=options.server,
-                server_log=options.server_log,
-                pin=options.pin,
-                progress=progress,
-            )
+        result = run_once(
+            settings,
+            spawn=options.spawn,
+            server=options.server,
+            server_log=options.server_log,
+            pin=options.pin,
+            progress=progress,
         )
-        if results[-1]["interrupted"]:
-            break
-    return results
+        results.append(result)
+        if result["interrupted"]:
+            return
 
 
-def document(options: Options, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Runs and what they were measured on, as written to JSON."""
+def document(options: Options, results: list[dict[str, Any]], surroundings: dict[str, Any]) -> dict[str, Any]:
+    """Runs and what they were measured on, as written to JSON.
+
+    Args:
+        surroundings: ``code`` and ``machine``, see `benchmarks.loadgen.machine`.
+    """
     return {
         "schema": SCHEMA,
         "version": SCHEMA_VERSION,
         "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "seed": options.settings.seed,
-        "code": describe_code(),
-        "machine": describe_machine(),
+        **surroundings,
         "runs": results,
     }

@@ -58,6 +58,13 @@ class Sampler:
         """False when there is nothing to look at: the server runs elsewhere or belongs to somebody else."""
         return bool(self._roots)
 
+    def descriptors(self) -> int | None:
+        """How many descriptors the known processes have open; None if that can't be seen."""
+        try:
+            return sum(int(process.num_fds()) for process in self._processes.values())
+        except psutil.Error:
+            return None
+
     def sample(self) -> Usage | None:
         """Read now, and keep it. None when nothing is known."""
         if not self.known:

@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+# Of the JSON; the version changes when a field changes its meaning or goes.
+SCHEMA = "evloop-load"
+SCHEMA_VERSION = 2
+
 # Stated here, explained in docs/benchmarking.md.
 LATE_SEND_S = 0.001
+# With fewer, the pages that an allocator takes at a time are more than what the connections need.
+MIN_SOCKETS_FOR_MEMORY = 300
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,19 @@ class Settings:
     def sockets(self) -> int:
         """All sockets that are open at the same time."""
         return self.connections + self.idle
+
+    @property
+    def lasting_sockets(self) -> int:
+        """Those that are opened before the sending begins, and stay."""
+        return self.idle + (0 if self.churn else self.connections)
+
+    @property
+    def base_sockets(self) -> int:
+        """How many of them are opened before the server's memory is taken as that of one that is at work.
+
+        The very first ones make it grow by what it needs only once: modules, tables, the allocator's arenas.
+        """
+        return sum(-(-self.share(index).lasting_sockets // 10) for index in range(self.processes))
 
     @property
     def interval_s(self) -> float:

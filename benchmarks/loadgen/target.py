@@ -18,6 +18,8 @@ from typing import IO
 
 import psutil
 
+from benchmarks.loadgen.patience import Patience
+
 ROOT = Path(__file__).resolve().parents[2]
 
 _START_TIMEOUT_S = 15.0
@@ -75,12 +77,14 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def accepts(host: str, port: int) -> bool:
-    """Whether a connection can be made."""
+    """Whether somebody accepts connections there."""
     try:
-        socket.create_connection((host, port), timeout=1).close()
+        with socket.create_connection((host, port), timeout=1) as probe:
+            # Where nobody listens on a port of the range that the kernel takes ours from, it may take that very port:
+            # then the socket is connected to itself.
+            return bool(probe.getsockname() != probe.getpeername())
     except OSError:
         return False
-    return True
 
 
 @contextmanager
@@ -101,36 +105,84 @@ def pinned_to(cores: list[int] | None) -> Iterator[None]:
 def spawned_server(command: str, cores: list[int] | None, log_path: str | None = None) -> Iterator[Target]:
     """Start ``command`` with a free port in the place of ``{port}``, and stop it in the end.
 
+    It is stopped also if this process is killed (see `benchmarks.loadgen.keeper`).
+
     Args:
         cores: where it may run.
         log_path: a file for what it prints. Default: shown only if it fails.
 
     Raises:
-        CannotRun: it can't be started, ends at once, or doesn't listen in time.
+        CannotRun: it can't be started, ends at once, or doesn't listen in time; or the log can't be written.
     """
     port = free_port()
-    argv = [word.replace("{port}", str(port)) for word in shlex.split(command)]
-    with open(log_path, "w+b") if log_path else tempfile.TemporaryFile() as log:
+    try:
+        argv = [word.replace("{port}", str(port)) for word in shlex.split(command)]
+    except ValueError as error:
+        raise CannotRun(f"cannot understand the command of --spawn: {error}") from None
+    with _open_log(log_path) as log, Keeper() as keeper:
         try:
             with pinned_to(cores):
                 # A session of its own: an interrupt from the terminal is for us, who will stop it in order.
                 process = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )
-        except OSError as error:
-            raise CannotRun(f"cannot start {argv[0]}: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the command
+            raise CannotRun(f"cannot start {argv[0]}: {getattr(error, 'strerror', None) or error}") from None
         try:
+            keeper.watch(process.pid)
             _wait_until_listening(process, port, log)
             yield Target("127.0.0.1", port, (process.pid,), True, shlex.join(argv))
         finally:
             _stop(process)
 
 
+def _open_log(path: str | None) -> IO[bytes]:
+    if path is None:
+        return tempfile.TemporaryFile()
+    try:
+        return open(path, "w+b")
+    except OSError as error:
+        raise CannotRun(f"cannot write {path}: {error.strerror}") from None
+
+
+class Keeper:
+    """The process that ends the server if we can't. Use it as a context manager; start it before the server."""
+
+    def __init__(self) -> None:
+        # -I -S: it needs nothing but os and signal, and is to be there quickly.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # it must outlive what ends us
+            bufsize=0,
+        )
+
+    def watch(self, group: int) -> None:
+        """This is the process group to end."""
+        self._tell(f"{group}\n")
+
+    def _tell(self, order: str) -> None:
+        assert self._process.stdin is not None
+        with suppress(OSError):  # somebody has ended it: we can still do it ourselves
+            self._process.stdin.write(order.encode())
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._tell("done\n")
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
 def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
+    patience = Patience(_START_TIMEOUT_S)
     while not accepts("127.0.0.1", port):
         ended = process.poll() is not None
-        if ended or time.monotonic() > deadline:
+        if ended or patience.over():
             log.seek(0)
             said = log.read().decode(errors="replace").strip().splitlines()
             what = f"ended with status {process.returncode}" if ended else f"does not listen on port {port}"
@@ -139,17 +191,18 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: IO[b
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End it and everything that it started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGCONT)  # it may have been stopped
-        process.terminate()
+    """End it and everything that it started. An interrupt meanwhile ends it at once."""
     try:
-        process.wait(_STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        pass
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGCONT)  # it may have been stopped
+        process.terminate()
+        patience = Patience(_STOP_TIMEOUT_S)
+        while process.poll() is None and not patience.over():
+            time.sleep(0.005)
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def running_server(host: str, port: int) -> Target:
@@ -160,8 +213,8 @@ def running_server(host: str, port: int) -> Target:
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise CannotRun(f"cannot resolve {host!r}: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name with an empty or overlong label
+        raise CannotRun(f"cannot resolve {host!r}: {getattr(error, 'strerror', None) or error}") from None
     # A name may have addresses at which nobody listens; all connections go to the first at which somebody does.
     for numeric in (str(address[0]) for *_, address in found):
         if accepts(numeric, port):

@@ -31,6 +31,15 @@ def judge(settings: Settings, result: dict[str, Any]) -> dict[str, Any]:
     """The verdict: ``valid``, the ``reasons`` why not, and ``notes`` for the reader."""
     reasons: list[str] = []
     notes: list[str] = []
+    if result["error_total"]:
+        found = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in result["errors"].items() if n)
+        reasons.append(f"errors ({found}): a server that does not do its work may be as fast as it likes")
+    stalled_s = max(result["generator"]["stalled_s"], default=0.0)
+    if stalled_s:
+        reasons.append(
+            f"a generator stood still for {stalled_s:.1f} s, suspended or without a core: what came meanwhile was read "
+            "later, and its latency is not the server's"
+        )
     if settings.connections:
         if settings.mode == "open":
             _judge_open(settings, result, reasons)
@@ -38,7 +47,9 @@ def judge(settings: Settings, result: dict[str, Any]) -> dict[str, Any]:
             _judge_closed(settings, result, reasons, notes)
         n = result["latency"]["n"]
         if n < MIN_SAMPLES:
-            reasons.append(f"too few samples: {n} (at least {MIN_SAMPLES}); run longer")
+            # In an overload there are none however long it runs: that reason stands already.
+            advice = "" if settings.mode == "open" and reasons else "; run longer"
+            reasons.append(f"too few samples: {n} (at least {MIN_SAMPLES}){advice}")
         _judge_drift(settings, result["intervals"], reasons, notes)
     if result["server"] is None:
         notes.append("the server's process could not be found: its CPU and memory are not known")
@@ -53,7 +64,18 @@ def judge(settings: Settings, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _busiest_generator(result: dict[str, Any]) -> float:
-    return max(result["generator"]["cpu_share"], default=0.0)
+    """What the busiest generator used of a core; or all of them of the cores that they share, if that is more."""
+    generator = result["generator"]
+    shares = generator["cpu_share"]
+    together = sum(shares) / len(generator["cores"]) if generator["cores"] else 0.0
+    return max([*shares, together], default=0.0)
+
+
+def _more_generators(result: dict[str, Any]) -> str:
+    cores = result["generator"]["cores"]
+    if cores and len(result["generator"]["cpu_share"]) >= len(cores):
+        return "it needs a machine with more cores"
+    return "use more --processes"
 
 
 def _waits(result: dict[str, Any]) -> str:
@@ -77,7 +99,7 @@ def _judge_closed(settings: Settings, result: dict[str, Any], reasons: list[str]
     if generator >= SATURATED:
         reasons.append(
             f"generator saturated: it used {generator:.0%} of its core, the server {said}; "
-            "this is the generator's limit: use more --processes"
+            f"this is the generator's limit: {_more_generators(result)}"
         )
     elif server is not None:
         in_flight = settings.connections * settings.pipeline
@@ -97,7 +119,7 @@ def _judge_open(settings: Settings, result: dict[str, Any], reasons: list[str]) 
     generator = _busiest_generator(result)
     if generator >= SATURATED:
         reasons.append(
-            f"generator saturated: it used {generator:.0%} of its core; use more --processes or lower --rate"
+            f"generator saturated: it used {generator:.0%} of its core; {_more_generators(result)}, or lower --rate"
         )
     messages = result["messages"]
     lateness = result["send_lateness"]
@@ -110,6 +132,11 @@ def _judge_open(settings: Settings, result: dict[str, Any], reasons: list[str]) 
         reasons.append(
             f"sends late: {late / sends:.1%} left more than {LATE_SEND_S * 1000:g} ms after their time "
             f"(at most {MAX_LATE_FRACTION:.0%} may){_waits(result)}"
+        )
+    missed = messages["missed_sends"]
+    if missed > MAX_LATE_FRACTION * sends and not result["interrupted"]:
+        reasons.append(
+            f"sends missed: {missed:,} of the {sends:,} scheduled never left, and are in no latency: lower --rate"
         )
     # Of what was scheduled, not of rate times duration: Poisson arrivals vary, and that is no fault.
     window = settings.pipeline if settings.churn else 1

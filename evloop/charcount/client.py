@@ -1,34 +1,41 @@
-"""A blocking client of the character-count service.
-
-Theory of operation
--------------------
-A client that writes all its messages and then reads all the replies works in every test and hangs in real life: once
-the buffers of both kernels are full of replies nobody reads, the server stops reading, and the client's send never
-returns. So `Wire` never waits for one direction only: while it has something to send it also takes what comes in. All
-else here is built on it, with a bounded number of messages in flight.
-"""
+"""A blocking client of the character-count service, on one connection, with a bounded number of messages in flight."""
 
 from __future__ import annotations
 
-import selectors
-import socket
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 
+from evloop.charcount.wire import (
+    ClientTimeoutError,
+    ConnectionLostError,
+    Deadline,
+    ReplyLines,
+    ReplyTooLongError,
+    UnexpectedReplyError,
+    Wire,
+    open_socket,
+)
 from evloop.errors import ConnectError, EvloopError
+
+__all__ = [
+    "CharCountClient",
+    "ClientTimeoutError",
+    "ConnectError",
+    "ConnectionLostError",
+    "ReplyError",
+    "ReplyTooLongError",
+    "UnexpectedReplyError",
+    "encode_message",
+]
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 12345
 DEFAULT_TIMEOUT_S = 10.0
 
-_RECV_BYTES = 65536
 # In flight at most, so that memory stays flat: enough to keep both sides busy over a long round trip.
 _WINDOW_BYTES = 65536
 _WINDOW_MESSAGES = 4096
-# A reply is a few bytes; with a template of the server's it may be longer, but not for ever. Not less than what is
-# received at once.
-_MAX_REPLY_BYTES = 65536
 
 _LOST = "the server closed the connection before it had answered all messages"
 
@@ -45,164 +52,6 @@ class ReplyError(EvloopError):
         super().__init__(f"message {index + 1}: the server answered {reply!r}")
         self.reply = reply
         self.index = index
-
-
-class ReplyTooLongError(EvloopError):
-    """The server sends no line end where one is long due. What follows can't be understood."""
-
-
-class ConnectionLostError(EvloopError):
-    """The connection ended before all messages were answered."""
-
-
-class ClientTimeoutError(EvloopError, TimeoutError):
-    """The server did not answer in time."""
-
-
-def open_socket(host: str, port: int, timeout_s: float) -> socket.socket:
-    """A connected socket with that time-out set. The caller closes it.
-
-    Raises:
-        ConnectError: in one line, what happened and what to do.
-        ClientTimeoutError: no answer in ``timeout_s`` seconds.
-    """
-    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        sock = socket.create_connection((_encode_host(host), port), timeout=timeout_s)  # type: ignore[arg-type]
-    except TimeoutError:
-        raise ClientTimeoutError(f"cannot connect to {target}: no answer in {timeout_s:g} s") from None
-    except ConnectionRefusedError:
-        raise ConnectError(f"cannot connect to {target}: nothing listens there; start charcount-server") from None
-    except (socket.gaierror, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConnectError(f"cannot resolve {host!r}: {reason}; check --host") from None
-    except OSError as error:
-        raise ConnectError(f"cannot connect to {target}: {error.strerror or error}") from None
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
-def _encode_host(host: str) -> str | bytes:
-    """The host as `socket.getaddrinfo` takes it, in bytes where they are the same in IDNA.
-
-    For a str it loads the IDNA codec, which takes longer than to connect and get an answer.
-    """
-    plain = host.isascii() and all(0 < len(label) < 64 for label in host.split("."))
-    return host.encode() if plain else host
-
-
-class Wire:
-    """Both directions of one socket at once. Owns the socket.
-
-    Args:
-        sock: a connected socket.
-        timeout_s: the longest wait for the socket to move at all, in either direction.
-
-    Attributes:
-        broken: nothing can be sent any more; there may still be something to read.
-        closed: `close` was called.
-    """
-
-    def __init__(self, sock: socket.socket, timeout_s: float) -> None:
-        sock.setblocking(False)
-        self._socket = sock
-        self._timeout_s = timeout_s
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(sock, selectors.EVENT_READ)
-        self.broken = False
-        self.closed = False
-
-    def exchange(self, data: bytes | memoryview) -> tuple[int, bytes]:
-        """Wait until some of ``data`` has left or something has come; with no data, until something has come.
-
-        Returns:
-            how many bytes of ``data`` have left, and what has come; with neither, the server has ended the stream.
-
-        Raises:
-            ClientTimeoutError: neither happened in time.
-            ConnectionLostError: the wire is closed.
-        """
-        if self.closed:
-            raise ConnectionLostError("the connection is closed: by close(), or after an error or an interrupt")
-        while True:
-            # Nearly always the socket can be written at once, so try before asking.
-            sent = self.send(data) if data else 0
-            if sent:
-                return sent, b""
-            writing = selectors.EVENT_WRITE if data and not self.broken else 0
-            self._selector.modify(self._socket, selectors.EVENT_READ | writing)
-            ready = self._selector.select(self._timeout_s)
-            if not ready:
-                raise ClientTimeoutError(f"no answer from the server in {self._timeout_s:g} s; see --timeout")
-            if ready[0][1] & selectors.EVENT_READ:
-                received = self.receive()
-                if received is not None:
-                    return 0, received
-
-    def send(self, data: bytes | memoryview) -> int:
-        """Send what the socket takes now, and return how much that was."""
-        try:
-            return 0 if self.broken else self._socket.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            # The server may have said why before it hung up: what it sent is still to be read.
-            self.broken = True
-            return 0
-
-    def receive(self) -> bytes | None:
-        """What has come by now: None for nothing, empty at the end of the stream, also if the server has reset it."""
-        try:
-            return self._socket.recv(_RECV_BYTES)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
-
-    def fileno(self) -> int:
-        """The socket's descriptor, for whoever waits for it together with others."""
-        return self._socket.fileno()
-
-    def end(self) -> None:
-        """Say that nothing more will be sent."""
-        try:
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # reset; the next read says so
-
-    def close(self) -> None:
-        """Close the socket. Safe to call twice."""
-        self.closed = True
-        self._selector.close()
-        self._socket.close()
-
-
-class ReplyLines:
-    """Cuts what comes from the server into lines, and holds the beginning of the next one, of bounded length.
-
-    Attributes:
-        unfinished: what has come of the next line.
-    """
-
-    def __init__(self) -> None:
-        self.unfinished = b""
-
-    def feed(self, received: bytes) -> bytes:
-        """The whole lines that end in what was received, with their LFs.
-
-        Raises:
-            ReplyTooLongError: a line is longer than a reply can be, ended or not.
-        """
-        # Only the first line can be too long: the others began and ended in what was received at once.
-        end = received.find(b"\n")
-        if len(self.unfinished) + (len(received) if end < 0 else end) > _MAX_REPLY_BYTES:
-            raise ReplyTooLongError(
-                f"the server sent more than {_MAX_REPLY_BYTES} bytes without a line end: "
-                "is that a charcount-server in line framing?"
-            )
-        whole, newline, rest = (self.unfinished + received).rpartition(b"\n")
-        self.unfinished = rest
-        return whole + newline
 
 
 def encode_message(text: str | bytes) -> bytes:
@@ -227,7 +76,8 @@ class CharCountClient:
 
     Args:
         host, port: where the server listens.
-        timeout_s: the longest wait for the connection, and for the server to move while an answer is due.
+        timeout_s: the longest wait for the connection, all addresses of the name together, and for the server to give a
+            whole answer, or to take more of what is sent.
 
     Raises:
         ConnectError: the server can't be found or reached.
@@ -237,7 +87,9 @@ class CharCountClient:
     def __init__(
         self, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> None:
-        self._wire = Wire(open_socket(host, port, timeout_s), timeout_s)
+        self._wire = Wire(open_socket(host, port, timeout_s))
+        self._timeout_s = timeout_s
+        self._deadline = Deadline(timeout_s)
         self._reply_lines = ReplyLines()
         self._received: deque[bytes] = deque()  # replies that have come and are not handed out
         self._in_use = False
@@ -261,6 +113,7 @@ class CharCountClient:
             ValueError: the message can't be sent in line framing (see `encode_message`).
             ReplyError: the server answered an error.
             ConnectionLostError, ClientTimeoutError, ReplyTooLongError: there was no answer. The connection is closed.
+            UnexpectedReplyError: the server sent more replies than it had to. The connection is closed.
         """
         (count,) = self.count_many([text])
         return count
@@ -271,21 +124,19 @@ class CharCountClient:
         Lazy both ways: takes ``texts`` as it goes, some thousands ahead of what it has yielded at most, and holds no
         more than that. An error in ``texts`` is raised when all texts before it are counted. When it ends early, it
         first waits for the replies that are still due, so the connection can be used again; but it closes the
-        connection if that has failed, or in an interrupt.
+        connection if they have not come in ``timeout_s``, or in an interrupt.
 
         Raises:
             RuntimeError: another `count_many` of this client has not ended.
-            ValueError, ReplyError, ConnectionLostError, ClientTimeoutError, ReplyTooLongError: as for `count`.
+            ValueError, ReplyError, ConnectionLostError, ClientTimeoutError, ReplyTooLongError, UnexpectedReplyError: as
+                for `count`.
         """
         replies = self.replies(map(encode_message, texts))
         try:
             for index, reply in enumerate(replies):
-                if reply.startswith(b"ERR "):
+                count = _parse_count(reply)
+                if count is None:
                     raise ReplyError(reply.decode("utf-8", "replace"), index)
-                try:
-                    count = int(reply)
-                except ValueError:
-                    raise ReplyError(reply.decode("utf-8", "replace"), index) from None
                 yield count
         finally:
             replies.close()
@@ -296,12 +147,15 @@ class CharCountClient:
             raise RuntimeError("one count_many at a time: end the other one first")
         self._in_use = True
         source = iter(messages)
-        due = 0  # replies
+        due = 0  # replies that are to be handed out
         try:
             while True:
                 batch, error = _take(source, _WINDOW_MESSAGES - due)
-                self._send(b"".join(batch))
-                due += len(batch)
+                if batch:
+                    if not due:
+                        self._check_silence()
+                    self._send(b"".join(batch))
+                    due += len(batch)
                 # Refill when half of the window is answered: bigger batches than one message out, one in.
                 last = error is not None or not batch
                 while due > (0 if last else _WINDOW_MESSAGES // 2):
@@ -316,9 +170,7 @@ class CharCountClient:
             # Of the source, of the connection, which is closed then, or the caller has enough. That is what matters,
             # and not what goes wrong while the rest is awaited.
             try:
-                while due and not self._wire.closed:
-                    self._next_reply()
-                    due -= 1
+                self._skip(due)
             except EvloopError:
                 pass
             raise
@@ -329,29 +181,71 @@ class CharCountClient:
             self._in_use = False
 
     def _send(self, data: bytes) -> None:
+        self._deadline.restart()
         unsent = memoryview(data)
         while unsent:
-            sent = self._exchange(unsent)
+            sent = self._exchange(unsent, self._deadline)
+            begin = len(data) - len(unsent)
+            self._reply_lines.ask(data.count(b"\n", begin, begin + sent))
             unsent = unsent[sent:]
 
     def _next_reply(self) -> bytes:
-        while not self._received:
-            self._exchange(b"")
+        if not self._received:
+            self._deadline.restart()  # the caller may have taken its time
+            while not self._received:
+                self._exchange(b"", self._deadline)
         return self._received.popleft()
 
-    def _exchange(self, data: bytes | memoryview) -> int:
+    def _skip(self, due: int) -> None:
+        """Take so many replies that nobody wants, within one time-out for all of them."""
+        deadline = Deadline(self._timeout_s)
+        deadline.start()
+        for _ in range(due):
+            while not self._received:
+                self._exchange(b"", deadline)
+            self._received.popleft()
+
+    def _exchange(self, data: bytes | memoryview, deadline: Deadline) -> int:
         """Let the wire move, keep the replies that came, and return how much of ``data`` has left."""
         try:
-            sent, received = self._wire.exchange(data)
-            if not sent and not received:
-                raise ConnectionLostError(_LOST)
-            lines = self._reply_lines.feed(received)
+            sent, received = self._wire.exchange(data, deadline)
+            if sent:
+                self._deadline.restart()
+            else:
+                self._keep(received)
         except BaseException:
             # Cut off in the middle of a message or of a reply: what came next would answer something else.
             self.close()
             raise
-        self._received.extend(line.removesuffix(b"\r") for line in lines.split(b"\n")[:-1])
         return sent
+
+    def _check_silence(self) -> None:
+        """All is answered, so nothing can have come. It would be taken for the answer to what is sent next."""
+        self._wire.check_open()
+        received = self._wire.receive()
+        if received is not None:
+            try:
+                self._keep(received)
+            except EvloopError:
+                self.close()
+                raise
+
+    def _keep(self, received: bytes) -> None:
+        if not received:
+            raise ConnectionLostError(_LOST)
+        lines = self._reply_lines.feed(received)
+        if lines:  # and not just a byte: the wait is for a whole answer
+            self._deadline.restart()
+            self._received.extend(line.removesuffix(b"\r") for line in lines.split(b"\n")[:-1])
+
+
+def _parse_count(reply: bytes) -> int | None:
+    """Digits, and before or after them spaces, which a template of the server's may add. None for anything else."""
+    digits = reply.strip(b" ")
+    try:
+        return int(digits) if digits.isdigit() else None
+    except ValueError:  # thousands of digits
+        return None
 
 
 def _take(source: Iterator[bytes], most: int) -> tuple[list[bytes], Exception | None]:

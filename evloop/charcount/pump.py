@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import os
 import selectors
-import time
 from collections.abc import Callable
 
-from evloop.charcount.client import ClientTimeoutError, ConnectionLostError, ReplyLines, Wire
+from evloop.charcount.wire import ConnectionLostError, Deadline, ReplyLines, Wire
 from evloop.errors import EvloopError
 
 _BLOCK_BYTES = 65536
@@ -46,25 +45,25 @@ class Pump:
         self._wire = wire
         self._source = source
         self._on_replies = on_replies
-        self._timeout_s = timeout_s
+        self._deadline = Deadline(timeout_s)
         # poll, not epoll: epoll can't wait for a regular file.
         self._selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
-        self._unsent = memoryview(b"")
-        self._sent = 0  # messages, counted when they are read
-        self._answered = 0
+        self._block = b""
+        self._unsent = memoryview(b"")  # of the block
         self._in_line = False  # what was read last does not end in LF
         self._reply_lines = ReplyLines()
         self._source_ended = False
         self._server_ended = False
-        self._waiting_since: float | None = None
 
     def run(self) -> None:
         """Do it all.
 
         Raises:
             ConnectionLostError: the server closed the connection before it had all and answered all.
-            ClientTimeoutError: it did nothing for ``timeout_s``, though it was its turn.
+            ClientTimeoutError: it neither answered a message nor took more of them for ``timeout_s``, though it was its
+                turn.
             ReplyTooLongError: it sent a line that is longer than a reply can be.
+            UnexpectedReplyError: it sent a line that answers no message.
             InputError: the source can't be read.
         """
         try:
@@ -72,27 +71,29 @@ class Pump:
                 self._run_pass()
         finally:
             self._selector.close()
+        answered = f"messages answered: {self._reply_lines.answered}"
         if self._reply_lines.unfinished:
-            self._on_replies(self._reply_lines.unfinished + b"\n", self._answered + 1)
-        if not self._source_ended or self._unsent or self._answered < self._sent:
-            raise ConnectionLostError(f"the server closed the connection; messages answered: {self._answered}")
+            # Not handed over: half a number is another number.
+            raise ConnectionLostError(f"the server closed the connection in the middle of a reply; {answered}")
+        if not self._source_ended or self._unsent or self._reply_lines.due:
+            raise ConnectionLostError(f"the server closed the connection; {answered}")
 
     def _run_pass(self) -> None:
         was_stuck = bool(self._unsent)
         self._watch(self._source, 0 if was_stuck or self._source_ended else selectors.EVENT_READ)
         writing = selectors.EVENT_WRITE if was_stuck and not self._wire.broken else 0
         self._watch(self._wire.fileno(), selectors.EVENT_READ | writing)
-        ready = {key.fd: events for key, events in self._selector.select(self._wait_s())}
+        found, time_over = self._deadline.select(self._selector)
+        ready = {key.fd: events for key, events in found}
 
         moved = ready.get(self._wire.fileno(), 0) & selectors.EVENT_READ != 0 and self._receive()
         if self._source in ready:
             self._read()
         if self._unsent:
-            sent = self._wire.send(self._unsent)
-            self._unsent = self._unsent[sent:]
+            sent = self._send()
             # That the kernel takes bytes says nothing about the server, unless it had no room before.
             moved = moved or (was_stuck and sent > 0)
-        self._keep_time(moved)
+        self._keep_time(moved, time_over)
 
     def _watch(self, fd: int, events: int) -> None:
         key = self._selector.get_map().get(fd)
@@ -105,18 +106,18 @@ class Pump:
             self._selector.modify(fd, events)
 
     def _receive(self) -> bool:
-        """Take what has come from the server. False if that was nothing."""
+        """Take what has come from the server. False if that was no whole reply: the wait is for a whole one."""
         received = self._wire.receive()
         if received is None:
             return False
         if not received:
             self._server_ended = True
+            return True
+        first = self._reply_lines.answered + 1
         lines = self._reply_lines.feed(received)
         if lines:
-            first = self._answered + 1
-            self._answered += lines.count(b"\n")
             self._on_replies(lines, first)
-        return True
+        return lines != b""
 
     def _read(self) -> None:
         try:
@@ -126,26 +127,33 @@ class Pump:
         except OSError as error:
             raise InputError(error) from None
         if block:
+            self._block = block
             self._unsent = memoryview(block)
-            self._sent += block.count(b"\n")
             self._in_line = not block.endswith(b"\n")
         else:
             self._source_ended = True
-            self._sent += self._in_line
+            self._reply_lines.ask(self._in_line)
             self._wire.end()
 
-    def _wait_s(self) -> float | None:
-        if self._waiting_since is None:
-            return None
-        return max(self._waiting_since + self._timeout_s - time.monotonic(), 0)
+    def _send(self) -> int:
+        sent = self._wire.send(self._unsent)
+        begin = len(self._block) - len(self._unsent)
+        self._reply_lines.ask(self._block.count(b"\n", begin, begin + sent))
+        self._unsent = self._unsent[sent:]
+        return sent
 
-    def _keep_time(self, moved: bool) -> None:
-        """After a pass in which the server has moved or not."""
-        if not self._source_ended and not self._unsent and self._answered >= self._sent:
-            self._waiting_since = None
-            return
-        now = time.monotonic()
-        if moved or self._waiting_since is None:
-            self._waiting_since = now
-        elif now - self._waiting_since >= self._timeout_s:
-            raise ClientTimeoutError(f"no answer from the server in {self._timeout_s:g} s; see --timeout")
+    def _keep_time(self, moved: bool, time_over: bool) -> None:
+        """After a pass.
+
+        Args:
+            moved: the server did something.
+            time_over: its time had passed before it was looked at.
+        """
+        if not self._source_ended and not self._unsent and not self._reply_lines.due:
+            self._deadline.stop()
+        elif moved:
+            self._deadline.restart()
+        elif time_over:
+            raise self._deadline.error()
+        else:
+            self._deadline.start()

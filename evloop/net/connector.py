@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from evloop.core.loop import Loop
+
+
+def _is_connected_to_itself(sock: socket.socket) -> bool:
+    """Where nobody listens on a port of the range of local ports, the kernel may choose that very port for our end."""
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:
+        return False
 
 
 class Connector:
@@ -92,6 +101,8 @@ class Connector:
         sock = self._socket
         assert sock is not None
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not code and _is_connected_to_itself(sock):
+            code = errno.ECONNREFUSED
         if code:
             self._error = os.strerror(code)
             self._release()

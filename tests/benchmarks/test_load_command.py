@@ -74,7 +74,7 @@ def test_every_message_is_in_the_servers_disconnect_log(load: Load, tmp_path: Pa
 def test_json_says_what_was_run_and_on_what_and_can_be_compared(load: Load, tmp_path: Path) -> None:
     done = load("-c", "3", "--seed", "9", "--repeat", "2", *SHORT)
     document = done.document
-    assert (document["schema"], document["version"], document["seed"]) == ("evloop-load", 1, 9)
+    assert (document["schema"], document["version"], document["seed"]) == ("evloop-load", 2, 9)
     assert document["machine"]["python"] == sys.version.split()[0]
     assert document["machine"]["cpu"]
     assert set(document["code"]) == {"commit", "modified"}
@@ -88,7 +88,9 @@ def test_json_says_what_was_run_and_on_what_and_can_be_compared(load: Load, tmp_
         assert run["server"]["rss_max_bytes"] > 1 << 20
         assert run["generator"]["cpu_us_per_message"] > 0
     path = str(tmp_path / "run.json")
-    compared = subprocess.run([sys.executable, LOAD, "compare", path, path], capture_output=True, text=True, timeout=30)
+    compared = subprocess.run(
+        [sys.executable, LOAD, "compare", "--force", path, path], capture_output=True, text=True, timeout=30
+    )
     assert compared.returncode == 0, compared.stderr
     assert "throughput: no clear difference" in compared.stdout
 
@@ -96,24 +98,23 @@ def test_json_says_what_was_run_and_on_what_and_can_be_compared(load: Load, tmp_
 def test_files_for_other_programs(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("t.json", "t.csv", "t.hgrm", "t.html")]
     files = [f"--{path.suffix[1:]}={path}" for path in paths]
+    arguments = ["-c", "10", "--rate", "3000", "-d", "0.6", "--warmup", "0.1", "--repeat", "2", *files]
     # A process of its own: matplotlib keeps fonts open.
-    done = subprocess.run(
-        [sys.executable, "-W", "error", LOAD, "-c", "10", "--rate", "3000", "-d", "0.8", "--warmup", "0.1", *files],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = subprocess.run([sys.executable, "-W", "error", LOAD, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode in (0, 4), done.stderr
-    result = json.loads(paths[0].read_text())["runs"][0]
+    results = json.loads(paths[0].read_text())["runs"]
     table, hgrm, page = paths[1:]
     rows = list(csv.DictReader(table.read_text().splitlines()))
-    assert sum(int(row["replies"]) for row in rows) == result["messages"]["measured"]
-    assert f"TotalCount     = {result['latency']['n']:12.3f}]" in hgrm.read_text()
+    assert sum(int(row["replies"]) for row in rows) == sum(result["messages"]["measured"] for result in results)
+    assert f"TotalCount     = {sum(result['latency']['n'] for result in results):12.3f}]" in hgrm.read_text()
     text = page.read_text()
-    assert text.count("<svg") == 4
-    for title in ("Throughput", "Latency by percentile", "Latency over time", "CPU and memory"):
+    assert text.count("<svg") == 8
+    for title in ("Throughput", "Latency by percentile", "Latency over time", "CPU and memory", "Run 2 of 2"):
         assert title in text
-    assert ("INVALID" in text) == (not result["verdict"]["valid"])
+    assert "\n<pre>all 2 runs  " in text
+    for verdict in ("valid", "invalid"):
+        of_it = sum(result["verdict"]["valid"] == (verdict == "valid") for result in results)
+        assert text.count(f'<span class="badge {verdict}">') == of_it
     # Self-contained: nothing is fetched, nothing runs.
     assert not re.findall(r'(?:src|href)="(?!#)[^"]*"|url\((?!#)|<script|@import|<link', text)
 
@@ -122,7 +123,18 @@ def test_connections_without_a_message_are_held(load: Load) -> None:
     done = load("-c", "0", "--idle", "300", *SHORT)
     assert done.status == 0, done.stdout
     assert done.result["connections"] == 300
-    assert 0 < done.result["server"]["rss_per_connection_bytes"] < 100_000
+
+
+def test_memory_per_connection_is_what_one_more_costs(load: Load) -> None:
+    # The first connection alone makes the server grow by half a megabyte, which others don't.
+    costs = {}
+    for count in (1, 300, 2000):
+        done = load("-c", "0", "--idle", str(count), "-d", "0.1", "--warmup", "0", "--ramp", "10k")
+        costs[count] = done.result["server"]["rss_per_connection_bytes"]
+        assert ("per connection" in done.stdout) == (count > 1)
+    assert costs[1] is None
+    assert 500 < costs[300] < 1200
+    assert 500 < costs[2000] < 1200
 
 
 def test_a_broken_condition_is_status_1_and_an_unreliable_run_status_4(load: Load) -> None:
@@ -161,13 +173,29 @@ def test_calibration_prints_the_ceiling(load: Load) -> None:
         ("--server 192.0.2.1:5 --pin", "on this machine"),
         ("--messages 1.5", "is not a whole number"),
         ("--duration 0", "is not a number of seconds"),
+        ("--duration 10d", "is not a number of seconds above 0: write 10, 10s, 500ms, 2m or 1h"),
+        ("--timeout s", "is not a number of seconds"),
+        ("--timeout 5ks", "is not a number of seconds"),
+        ("--server 127.0.0.1:²", "is not HOST:PORT"),
     ],
 )
 def test_wrong_usage_is_status_2(arguments: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse_options(arguments.split())
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10", 10), ("10s", 10), ("1.5s", 1.5), ("500ms", 0.5), ("2m", 120), ("2min", 120), ("1h", 3600)],
+)
+def test_times_may_have_a_unit(text: str, seconds: float) -> None:
+    settings = parse_options(["-d", text, "--warmup", text, "--timeout", text]).settings
+    assert (settings.duration_s, settings.warmup_s, settings.timeout_s) == (seconds, seconds, seconds)
+    assert parse_options(["--warmup", "0s"]).settings.warmup_s == 0
 
 
 def test_defaults_are_those_promised() -> None:
@@ -175,6 +203,7 @@ def test_defaults_are_those_promised() -> None:
     assert (settings.connections, settings.pipeline, settings.mode, settings.size) == (300, 1, "closed", "32")
     assert parse_options([]).settings.seed != parse_options([]).settings.seed
     assert parse_options(["-c", "1k", "--rate", "20k"]).settings.rate_per_s == 20_000
+    assert parse_options(["--rate", "1.5M"]).settings.rate_per_s == 1_500_000
 
 
 @pytest.mark.parametrize(
@@ -182,7 +211,6 @@ def test_defaults_are_those_promised() -> None:
     [
         ("--server 127.0.0.1:1", "nothing accepts connections at 127.0.0.1:1"),
         ("--spawn no-such-program{port}", "cannot start no-such-program"),
-        ("--csv /no/such/directory/x.csv", "cannot write /no/such/directory/x.csv"),
         ("compare none.json none.json", "cannot read none.json"),
     ],
 )
@@ -218,8 +246,8 @@ def test_ctrl_c_prints_what_there_is_and_leaves_nothing_running(tmp_path: Path) 
     )
     child.expect("measuring")
     processes = psutil.Process(child.pid).children(recursive=True)
-    assert len(processes) == 2, "a server and a generator"
-    child.expect("[1-9][0-9,]* replies")
+    assert len(processes) == 3, "a server, its keeper and a generator"
+    child.expect("[1-9][0-9,]* replies +[1-9][0-9,]*/s")
     child.sendintr()
     child.expect("throughput")
     child.expect("interrupted: these are the numbers up to then")

@@ -16,6 +16,7 @@ def make_run(throughput: float, **changes: Any) -> dict[str, Any]:
     run: dict[str, Any] = {
         "throughput_per_s": throughput,
         "error_total": 0,
+        "interrupted": False,
         "verdict": {"valid": True},
         "settings": {"connections": 300, "seed": 1},
         "latency": {"percentiles_ms": {"50": 300_000 / throughput}},
@@ -27,7 +28,7 @@ def make_run(throughput: float, **changes: Any) -> dict[str, Any]:
 def write(path: Path, runs: list[dict[str, Any]], **machine: Any) -> str:
     document = {
         "schema": "evloop-load",
-        "version": 1,
+        "version": 2,
         "code": {"commit": "0123456789abcdef", "modified": False},
         "machine": {"python": "3.11.0", "cpu": "some"} | machine,
         "runs": runs,
@@ -84,8 +85,10 @@ def test_what_makes_a_comparison_doubtful_is_said(tmp_path: Path) -> None:
     doubtful = [make_run(1000, verdict={"valid": False}, error_total=3, settings={"connections": 10, "seed": 5})]
     a = load_side(write(tmp_path / "a.json", noisy(1000, 2, 1)))
     b = load_side(write(tmp_path / "b.json", doubtful + noisy(1000, 2, 2), cpu="another"))
-    text = compare_sides(a, b)
-    assert "1 of 3 runs of B are INVALID" in text
+    with pytest.raises(CannotCompare, match=r"^1 of 3 runs of B are INVALID; .* differ in connections \(--force"):
+        compare_sides(a, b)
+    text = compare_sides(a, b, force=True)
+    assert "forced: 1 of 3 runs of B are INVALID" in text
     assert "1 of 3 runs of B had errors" in text
     assert "differ in connections" in text
     assert "not all runs come from the same machine" in text
@@ -100,7 +103,14 @@ def test_a_side_may_be_several_files_or_a_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("{", "is not JSON"), ("[]", "was not written by"), ('{"schema": "evloop-load", "version": 9}', "has version 9")],
+    [
+        ("{", "is not JSON"),
+        ("[" * 10**5, "is not JSON"),
+        ('{"schema": "evloop-load", "version": 2}', "is not whole"),
+        ('{"schema": "evloop-load", "version": 2, "runs": [{}]}', "is not whole"),
+        ("[]", "was not written by"),
+        ('{"schema": "evloop-load", "version": 9}', "has version 9"),
+    ],
 )
 def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "x.json").write_text(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -41,6 +42,29 @@ def test_one_wrong_count_in_ten_thousand_is_caught(load: Load, pipeline: str) ->
     assert errors_of(done) == {"wrong": 2}
     assert "2 wrong" in done.stdout
     assert "b'33' instead of b'32' to b" in done.stdout  # either quote may follow
+
+
+def test_a_run_with_every_reply_wrong_is_not_valid(load: Load) -> None:
+    done = load("-c", "4", "-n", "3000", "--warmup", "0", "--spawn", f"{FAULTY} miscount")
+    assert errors_of(done) == {"wrong": 3000}
+    assert "because: errors (3,000 wrong)" in done.stdout
+    assert not done.result["verdict"]["valid"]
+
+
+def test_an_overload_says_what_came_back_and_how_much_never_left(load: Load) -> None:
+    # Ten times what there can be. At the end of the warm-up it is seconds behind its schedule: all that it sends then
+    # was due before the measuring began, and none of it is in the latencies.
+    done = load("-c", "10", "--rate", "2M", "--warmup", "0.5", "-d", "0.3")
+    result = done.result
+    assert done.status == 4, done.stdout
+    assert result["error_total"] == 0
+    assert result["messages"]["missed_sends"] > 100_000
+    assert result["throughput_per_s"] > 1000
+    assert result["messages"]["measured"] == sum(interval["replies"] for interval in result["intervals"])
+    assert re.search(r"errors +none in [\d,]+ replies: each was right; but [\d,]+ messages of the sched", done.stdout)
+    assert "because: sends missed: " in done.stdout
+    assert "run longer" not in done.stdout
+    assert "stood still" not in done.stdout, "it was busy"
 
 
 def test_an_extra_reply_is_caught(load: Load) -> None:

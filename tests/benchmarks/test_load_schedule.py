@@ -54,6 +54,15 @@ def test_what_was_due_and_not_sent_is_missed() -> None:
     assert run.tally.missed_sends == 10  # 10 to 19 ms
 
 
+@pytest.mark.parametrize("arrivals", ["uniform", "poisson"])
+def test_millions_that_were_missed_are_counted_by_the_rate(arrivals: str) -> None:
+    run = make_run()
+    run.from_ns, run.to_ns = 10**10, 3610 * 10**9  # an hour after a warm-up of ten seconds
+    schedule = Schedule(2e6, arrivals, random.Random(1), 0)
+    count_missed(run, schedule)
+    assert run.tally.missed_sends == pytest.approx(7_200_000_000, rel=1e-3)
+
+
 def test_a_send_is_late_from_a_millisecond_on() -> None:
     run = make_run()
     for late_ns in (0, 900_000, 1_100_000, 50_000_000):

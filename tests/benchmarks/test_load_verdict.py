@@ -19,7 +19,9 @@ def make_result(**changes: Any) -> dict[str, Any]:
         "seconds": 5.0,
         "throughput_per_s": 10_000.0,
         "server": {"cpu_share": 0.99, "core_wait_s": 0.0},
-        "generator": {"cpu_share": [0.5], "core_wait_s": [0.0]},
+        "generator": {"cpu_share": [0.5], "core_wait_s": [0.0], "stalled_s": [0.0], "cores": None},
+        "error_total": 0,
+        "errors": {"wrong": 0, "timed_out": 0},
         "other_cpu_share": 0.0,
         "connect_errors": {},
         "interrupted": False,
@@ -59,7 +61,15 @@ def test_a_good_run_is_valid(settings: Settings) -> None:
         (OPEN, {"server": {"cpu_share": 0.3}, "generator": {"cpu_share": [0.95]}}, "generator saturated"),
         (OPEN, {"messages": {"measured": 50_000, "late_sends": 501, "missed_sends": 0}}, "sends late: 1.0% left"),
         (OPEN, {"messages": {"measured": 48_000, "late_sends": 0, "missed_sends": 0}}, "rate not reached"),
-        (OPEN, {"messages": {"measured": 50_000, "late_sends": 0, "missed_sends": 2000}}, "rate not reached"),
+        (
+            OPEN,
+            {"messages": {"measured": 50_000, "late_sends": 0, "missed_sends": 900}},
+            "sends missed: 900 of the 50,9",
+        ),
+        (CLOSED, {"error_total": 50_000, "errors": {"wrong": 50_000}}, "errors (50,000 wrong)"),
+        (OPEN, {"error_total": 1, "errors": {"timed_out": 1}}, "errors (1 timed out)"),
+        (Settings(connections=0, idle=5), {"error_total": 1, "errors": {"reset": 1}}, "errors (1 reset)"),
+        (OPEN, {"generator": {"stalled_s": [0.0, 2.5]}}, "a generator stood still for 2.5 s"),
         (CLOSED, {"latency": {"n": 999}}, "too few samples"),
         (CLOSED, {"intervals": drifting("throughput_per_s", 8_000, 10_000)}, "warm-up drift"),
         (OPEN, {"intervals": drifting("p50_ms", 3, 1)}, "warm-up drift"),
@@ -70,6 +80,23 @@ def test_a_run_that_can_not_be_believed_says_why(settings: Settings, changes: di
     assert not verdict["valid"]
     assert len(verdict["reasons"]) == 1
     assert verdict["reasons"][0].startswith(reason)
+
+
+def test_an_overload_is_not_told_to_run_longer() -> None:
+    messages = {"measured": 30_000, "late_sends": 0, "missed_sends": 50_000}
+    verdict = judge(OPEN, make_result(messages=messages, send_lateness=None, latency={"n": 0}))
+    assert "sends missed: 50,000 of the 50,000 scheduled never left" in verdict["reasons"][0]
+    assert verdict["reasons"][1].startswith("rate not reached: 10,000 replies/s of 10,000/s asked for")
+    assert verdict["reasons"][2] == "too few samples: 0 (at least 1000)"
+
+
+def test_generators_that_share_a_core_are_saturated_together() -> None:
+    changes = {"server": {"cpu_share": 0.5}, "generator": {"cpu_share": [0.08] * 12, "cores": [1]}}
+    (reason,) = judge(SMALL, make_result(**changes))["reasons"]
+    assert reason.startswith("generator saturated: it used 96% of its core")
+    assert reason.endswith("it needs a machine with more cores")
+    changes["generator"]["cores"] = [1, 2]
+    assert judge(SMALL, make_result(**changes))["valid"]
 
 
 def test_a_saturated_server_excuses_a_busy_generator_in_a_closed_loop() -> None:

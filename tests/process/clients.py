@@ -1,12 +1,18 @@
-"""Runs ``charcount-client`` as a process."""
+"""Runs ``charcount-client`` as a process, and servers for it that can't be trusted."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from faults.processes import listening_socket
 from harness import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +49,32 @@ def one_line(stderr: bytes) -> str:
     assert text.endswith("\n"), text
     assert text.count("\n") == 1, text
     return text.removesuffix("\n")
+
+
+@contextlib.contextmanager
+def answering(*pieces: bytes, forever: bool = False) -> Iterator[int]:
+    """The port of a server that answers its one client's first bytes so, the last piece again and again if asked."""
+    listener = listening_socket()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            try:
+                for piece in itertools.chain(pieces, itertools.repeat(pieces[-1]) if forever else []):
+                    connection.sendall(piece)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65_536):
+                    pass
+            except ConnectionError:  # the client has enough
+                pass
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield listener.getsockname()[1]
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive()
+    listener.close()
 
 
 def _without_none(options: dict[str, Any]) -> dict[str, Any]:

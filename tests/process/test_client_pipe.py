@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from faults.processes import listening_socket
 from harness import DEADLINE_S, wait_until
-from process.clients import CLIENT, PYTHON, one_line, run_client
+from process.clients import CLIENT, PYTHON, answering, one_line, run_client
 
 
 @pytest.fixture(scope="module")
@@ -293,32 +289,6 @@ def test_interrupt(start, port):
 
 
 # ---------------------------------------------------------------------- a server that does not speak line framing
-
-
-@contextlib.contextmanager
-def answering(*pieces: bytes, forever: bool = False) -> Iterator[int]:
-    """The port of a server that answers its one client's first bytes so, the last piece again and again if asked."""
-    listener = listening_socket()
-
-    def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(65_536)
-            try:
-                for piece in itertools.chain(pieces, itertools.repeat(pieces[-1]) if forever else []):
-                    connection.sendall(piece)
-                connection.shutdown(socket.SHUT_WR)
-                while connection.recv(65_536):
-                    pass
-            except ConnectionError:  # the client has enough
-                pass
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield listener.getsockname()[1]
-    thread.join(DEADLINE_S)
-    assert not thread.is_alive()
-    listener.close()
 
 
 @pytest.mark.parametrize("arguments", [(), ("a", "b")], ids=["pipe", "arguments"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pexpect
 import pytest
 
 from harness import DEADLINE_S
-from process.clients import CLIENT, PYTHON, SERVER
+from process.clients import CLIENT, PYTHON, SERVER, answering
 
 PROMPT = "> "
 
@@ -216,6 +217,25 @@ def test_no_prompt_when_only_stdin_is_a_terminal(terminal, service, tmp_path):
     assert (replies.read_bytes(), errors.read_bytes()) == (b"5\n", b"")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other terminals have other limits")
+def test_a_line_that_the_terminal_cuts_is_warned_of(terminal, service, tmp_path):
+    """Without readline the kernel edits, and drops what is beyond 4,095 bytes."""
+    path: Path = tmp_path / "replies"
+    child = terminal(*shell(f"{' '.join(PYTHON)} {CLIENT} --port {service.address[1]} > {path}"))
+    warning = "charcount-client: the terminal passes on 4095 bytes of a line at most"
+    child.expect_exact(PROMPT)
+    for size, warned in ((5000, True), (4095, True), (4094, False), (3, False)):
+        child.send("x" * size + "\r")
+        child.expect_exact("\r\n")  # the end of the echo
+        child.expect_exact(PROMPT)
+        assert child.before.startswith(warning) is warned
+    child.send(CTRL_D)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert path.read_bytes() == b"4095\n4095\n4094\n3\n"
+
+
 def test_arguments_at_a_terminal_are_sent_without_a_prompt(terminal, service):
     child = terminal(*PYTHON, CLIENT, "--port", str(service.address[1]), "hello", "abc")
     child.expect(pexpect.EOF)
@@ -230,6 +250,28 @@ def test_pipe_into_a_client_at_a_terminal(terminal, service):
     child.expect(pexpect.EOF)
     child.close()
     assert (child.exitstatus, child.before) == (0, "1\r\n2\r\n")
+
+
+# ---------------------------------------------------------------------- what a server says
+
+RUDE = b"\x1b[2J\x1b]0;title\x07 1 \xc2\x9b31m \xff\r\xe2\x80\xae \xe6\x97\xa5"
+HARMLESS = r"\x1b[2J\x1b]0;title\x07 1 \x9b31m \xff\r\u202e 日"
+
+
+@pytest.mark.parametrize("framing", ["", "--classic"], ids=["line", "classic"])
+def test_control_characters_are_shown_as_escapes(terminal, framing):
+    with answering(RUDE + (b"" if framing else b"\n")) as port:
+        child = terminal(*PYTHON, CLIENT, "--port", str(port), *framing.split(), "a")
+        child.expect(pexpect.EOF)
+    assert child.before == HARMLESS + "\r\n"
+
+
+@pytest.mark.parametrize("framing", ["", "--classic"], ids=["line", "classic"])
+def test_a_pipe_gets_a_reply_as_it_came(terminal, tmp_path, framing):
+    with answering(RUDE + (b"" if framing else b"\n")) as port:
+        child = terminal(*shell(f"{' '.join(PYTHON)} {CLIENT} --port {port} {framing} a > {tmp_path / 'replies'}"))
+        child.expect(pexpect.EOF)
+    assert (tmp_path / "replies").read_bytes() == RUDE + b"\n"
 
 
 # ---------------------------------------------------------------------- the server at a terminal

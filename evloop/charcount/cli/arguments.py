@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
-from evloop import log
 from evloop._version import __version__
+from evloop.charcount.cli.streams import write_stderr, write_stdout
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 EXIT_USAGE = 2
 
@@ -53,10 +54,12 @@ class CommandParser(argparse.ArgumentParser):
         origin = "" if self.origin is None else f"{self.origin}: "
         self.exit(EXIT_USAGE, f"{self.prog}: {origin}{one_line(message)}; see {self.prog} --help\n")
 
-
-def say(command: str, text: str) -> None:
-    """One line on stderr that begins with the command's name."""
-    log.say(f"{command}: {text}")
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """All that argparse prints goes through here; its own method loses what a short write did not take."""
+        if file is not None and file is sys.stdout:
+            write_stdout(message.encode(sys.stdout.encoding, "backslashreplace"))
+        else:
+            write_stderr(message)
 
 
 def terminal_columns() -> int:

@@ -6,47 +6,50 @@ stdout carries replies and nothing else, one a line; whatever else there is to s
 from __future__ import annotations
 
 import argparse
-import os
-import socket
 import sys
 from collections.abc import Iterable, Iterator
 
-from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser, port_number, say, seconds
+from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser, one_line, port_number, seconds
+from evloop.charcount.cli.streams import (
+    OutputEndedError,
+    OutputError,
+    read_lines,
+    run_command,
+    say,
+    write_stderr,
+    write_stdout,
+)
+from evloop.charcount.cli.terminal import typed_lines
 from evloop.charcount.client import (
     DEFAULT_HOST,
     DEFAULT_PORT,
     DEFAULT_TIMEOUT_S,
     CharCountClient,
-    ClientTimeoutError,
-    ConnectionLostError,
-    ReplyTooLongError,
-    Wire,
     encode_message,
-    open_socket,
 )
 from evloop.charcount.pump import InputError, Pump
+from evloop.charcount.wire import (
+    ClientTimeoutError,
+    ConnectionLostError,
+    Deadline,
+    ReplyTooLongError,
+    UnexpectedReplyError,
+    Wire,
+    open_socket,
+)
 from evloop.errors import EvloopError
-
-TYPE_CHECKING = False  # importing typing for it would slow down every start
-if TYPE_CHECKING:
-    from typing import BinaryIO
 
 EXIT_OK = 0
 EXIT_SERVER_ERROR = 1  # or what it sent is no reply, or stdout can't be written
 EXIT_CANNOT_CONNECT = 3
 EXIT_TIMEOUT = 4
+EXIT_UNEXPECTED_REPLY = 6
 EXIT_INTERRUPTED = 130
 
 _COMMAND = "charcount-client"
-_PROMPT = "> "
-# The old client's one recv.
-_CLASSIC_RECV_BYTES = 1024
+_IN_PIECES = "; in raw framing a long message may be answered in pieces"
 # What poll(2) can wait for is about twice that: its milliseconds are an int.
 _LONGEST_TIMEOUT_S = 1_000_000
-
-
-class OutputError(EvloopError):
-    """stdout can't be written. The text says why."""
 
 
 def complain(text: str) -> None:
@@ -63,13 +66,12 @@ class Output:
     """Replies to stdout, errors to stderr; knows the exit status that follows.
 
     Raises:
-        BrokenPipeError: whoever read stdout has enough.
+        OutputEndedError: whoever read stdout has enough.
         OutputError: stdout can't be written for another reason.
     """
 
     def __init__(self) -> None:
-        # A process may be started with stdout closed.
-        self._stream: BinaryIO = sys.stdout.buffer if sys.stdout is not None else open(os.devnull, "wb")  # noqa: SIM115
+        self._terminal = sys.stdout is not None and sys.stdout.isatty()
         self.status = EXIT_OK
 
     def reply(self, line: bytes, number: int) -> None:
@@ -89,17 +91,11 @@ class Output:
             self._write(lines)
 
     def _write(self, lines: bytes) -> None:
-        try:
-            self._stream.write(lines)
-            self._stream.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OutputError(f"cannot write to stdout: {error.strerror or error}") from None
-
-    def abandon(self) -> None:
-        """After an error: what is still buffered must not be tried again when the process ends."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if self._terminal:
+            # A server's words must not move the cursor, or worse. A pipe gets them as they came.
+            shown = (line.removesuffix(b"\r").decode("utf-8", "backslashreplace") for line in lines.split(b"\n")[:-1])
+            lines = "".join(f"{one_line(line)}\n" for line in shown).encode()
+        write_stdout(lines)
 
 
 # ---------------------------------------------------------------------- line framing
@@ -113,7 +109,7 @@ def send_arguments(client: CharCountClient, messages: list[bytes], output: Outpu
 
 def converse(client: CharCountClient, output: Output) -> None:
     """Read lines from the terminal and answer each before the next prompt."""
-    for number, text in enumerate(terminal_lines(), 1):
+    for number, text in enumerate(typed_lines(complain), 1):
         try:
             message = encode_message(text)
         except ValueError as error:
@@ -123,60 +119,45 @@ def converse(client: CharCountClient, output: Output) -> None:
             output.reply(reply, number)
 
 
-def terminal_lines() -> Iterator[str]:
-    """Lines typed at the terminal, with line editing and history, until Ctrl-D."""
-    # input() prompts on stdout, unless that is the terminal, too, and then has line editing.
-    editing = sys.stdout is not None and sys.stdout.isatty()
-    asks = sys.stderr is not None and sys.stderr.isatty()
-    if editing:
-        try:
-            import readline  # noqa: F401  (gives input() its line editing)
-        except ImportError:
-            pass
-    while True:
-        try:
-            if editing:
-                yield input(_PROMPT)
-            else:
-                if asks:
-                    print(_PROMPT, end="", file=sys.stderr, flush=True)
-                line = sys.stdin.readline()
-                if not line:
-                    raise EOFError
-                yield line.removesuffix("\n")
-        except EOFError:
-            if asks:
-                print(file=sys.stderr)  # the shell's prompt starts on a line of its own
-            return
-        except UnicodeDecodeError:
-            complain("that was not valid text in this terminal's encoding")
-
-
 # ---------------------------------------------------------------------- classic framing
 
 
-def exchange_classic(sock: socket.socket, messages: Iterable[bytes], output: Output) -> None:
-    """The lab exercise's exchange: one send, one recv, for each message."""
+def exchange_classic(wire: Wire, messages: Iterable[bytes], timeout_s: float, output: Output) -> None:
+    """The lab exercise's exchange: one message, and what comes then is the reply to it."""
+    deadline = Deadline(timeout_s)
     for number, message in enumerate(messages, 1):
         if not message:
             complain(f"message {number} is empty, which raw framing cannot carry: skipped")
             output.status = EXIT_USAGE
             continue
-        try:
-            sock.sendall(message)
-            reply = sock.recv(_CLASSIC_RECV_BYTES)
-        except TimeoutError:
-            raise ClientTimeoutError(f"no answer from the server in {sock.gettimeout():g} s; see --timeout") from None
-        except OSError as error:
-            raise ConnectionLostError(f"the connection was lost: {error.strerror or error}") from None
-        if not reply:
+        early = wire.receive()
+        if early:
+            raise UnexpectedReplyError(early, _IN_PIECES)
+        deadline.restart()
+        output.reply(_classic_reply(wire, message, deadline), number)
+    late = wire.receive()
+    if late:
+        raise UnexpectedReplyError(late, _IN_PIECES)
+
+
+def _classic_reply(wire: Wire, message: bytes, deadline: Deadline) -> bytes:
+    unsent = memoryview(message)
+    while True:
+        sent, reply = wire.exchange(unsent, deadline)
+        if sent:
+            unsent = unsent[sent:]
+            deadline.restart()
+        elif not reply:
             raise ConnectionLostError("the server closed the connection instead of answering")
-        output.reply(reply, number)
+        elif unsent:
+            raise UnexpectedReplyError(reply, _IN_PIECES)
+        else:
+            return reply
 
 
 def typed_messages() -> Iterator[bytes]:
     """Lines typed at the terminal that raw framing can carry."""
-    for line in terminal_lines():
+    for line in typed_lines(complain):
         if line:
             yield to_utf8(line)
         else:
@@ -186,8 +167,8 @@ def typed_messages() -> Iterator[bytes]:
 def piped_lines() -> Iterator[bytes]:
     """The lines of stdin, without their LF or CR LF."""
     try:
-        for line in sys.stdin.buffer:
-            yield line.removesuffix(b"\n").removesuffix(b"\r")
+        for line in read_lines(sys.stdin.fileno()):
+            yield line.removesuffix(b"\r")
     except OSError as error:
         raise InputError(error) from None
 
@@ -203,7 +184,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Send messages to a charcount-server and show the number of characters of each.",
         epilog="Without TEXT, each line of input is a message. Exit status: 0 fine, 1 the server answered an error or "
         "what is no reply, or stdout cannot be written, 2 wrong usage, 3 cannot connect or connection lost, "
-        "4 no answer in time, 130 interrupted.",
+        "4 no answer in time, 6 the server sent a reply that no message asked for, 130 interrupted.",
     )
     parser.add_argument("text", nargs="*", metavar="TEXT", help="a message (put -- before one that begins with -)")
     parser.add_argument("--host", default=DEFAULT_HOST, help="the server's name or address (default: %(default)s)")
@@ -215,7 +196,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=seconds,
         default=DEFAULT_TIMEOUT_S,
         metavar="SECONDS",
-        help="longest wait for the connection, and for an answer (default: %(default)g)",
+        help="longest wait for the connection, all addresses of a name together, and for a whole answer "
+        "(default: %(default)g)",
     )
     parser.add_argument(
         "--classic", action="store_true", help="the lab exercise's exchange: no line ends, a reply is shown as it came"
@@ -227,12 +209,15 @@ def run(args: argparse.Namespace, messages: list[bytes], output: Output) -> None
     """Connect, and have the conversation that the arguments ask for."""
     interactive = not messages and sys.stdin is not None and sys.stdin.isatty()
     if args.classic:
-        with open_socket(args.host, args.port, args.timeout) as sock:
+        wire = Wire(open_socket(args.host, args.port, args.timeout))
+        try:
             if interactive:
                 texts: Iterable[bytes] = typed_messages()
             else:
                 texts = messages or piped_lines()
-            exchange_classic(sock, texts, output)
+            exchange_classic(wire, texts, args.timeout, output)
+        finally:
+            wire.close()
     elif messages or interactive:
         with CharCountClient(args.host, args.port, timeout_s=args.timeout) as client:
             if messages:
@@ -240,7 +225,7 @@ def run(args: argparse.Namespace, messages: list[bytes], output: Output) -> None
             else:
                 converse(client, output)
     else:
-        wire = Wire(open_socket(args.host, args.port, args.timeout), args.timeout)
+        wire = Wire(open_socket(args.host, args.port, args.timeout))
         try:
             Pump(wire, sys.stdin.fileno(), output.reply_lines, args.timeout).run()
         finally:
@@ -278,6 +263,11 @@ def encode_texts(parser: argparse.ArgumentParser, args: argparse.Namespace) -> l
 
 def main(argv: list[str] | None = None) -> int:
     """Run the client. Returns the exit status."""
+    return run_command(_COMMAND, lambda: run_client(argv))
+
+
+def run_client(argv: list[str] | None) -> int:
+    """What the command line asks for. Returns the exit status."""
     parser = make_parser()
     args = parse_arguments(parser, sys.argv[1:] if argv is None else argv)
     messages = encode_texts(parser, args)
@@ -285,17 +275,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(args, messages, output)
         return output.status
-    except BrokenPipeError:
-        output.abandon()
+    except OutputEndedError:
         return output.status
     except KeyboardInterrupt:
         if sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty():
-            print(file=sys.stderr)
+            write_stderr("\n")
         return EXIT_INTERRUPTED
     except EvloopError as error:
         complain(str(error))
-        if isinstance(error, OutputError):
-            output.abandon()
         return exit_status(error)
 
 
@@ -305,6 +292,8 @@ def exit_status(error: EvloopError) -> int:
         return EXIT_TIMEOUT
     if isinstance(error, InputError):
         return EXIT_USAGE
-    if isinstance(error, OutputError | ReplyTooLongError):
+    if isinstance(error, UnexpectedReplyError) and not error.reply.startswith(b"ERR "):
+        return EXIT_UNEXPECTED_REPLY
+    if isinstance(error, OutputError | ReplyTooLongError | UnexpectedReplyError):
         return EXIT_SERVER_ERROR
     return EXIT_CANNOT_CONNECT

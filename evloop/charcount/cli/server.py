@@ -15,10 +15,10 @@ from evloop.charcount.cli.arguments import (
     CommandParser,
     port_number,
     positive_number,
-    say,
     seconds,
     whole_number,
 )
+from evloop.charcount.cli.streams import run_command, say, write_stdout
 from evloop.charcount.server import DEFAULT_PORT, CharCountServer, ServiceSettings
 from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE, TemplateError
 from evloop.errors import ListenError
@@ -179,13 +179,7 @@ def make_settings(parser: CommandParser, args: argparse.Namespace) -> ServiceSet
 
 def print_config(variables: str) -> int:
     """Write them to stdout, bytes that are not valid text as they came."""
-    if sys.stdout is not None:
-        try:
-            sys.stdout.buffer.write(os.fsencode(variables))
-            sys.stdout.flush()
-        except OSError as error:
-            say(_COMMAND, f"cannot write to stdout: {error.strerror or error}")
-            return EXIT_ABORTED
+    write_stdout(os.fsencode(variables))
     return EXIT_OK
 
 
@@ -209,6 +203,11 @@ def check_config(args: argparse.Namespace, settings: ServiceSettings) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the server until a signal stops it. Returns the exit status."""
+    return run_command(_COMMAND, lambda: run_server(argv))
+
+
+def run_server(argv: list[str] | None) -> int:
+    """What the command line asks for. Returns the exit status."""
     parser = make_parser()
     args = parse_arguments(parser, argv, os.environ)
     settings = make_settings(parser, args)

@@ -1,0 +1,409 @@
+"""A server that answers what nobody asked, or never quite answers: noticed at once, in bounded memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from evloop.charcount.client import (
+    CharCountClient,
+    ClientTimeoutError,
+    ConnectionLostError,
+    ReplyError,
+    UnexpectedReplyError,
+)
+from faults.processes import listening_socket
+from harness import DEADLINE_S, wait_until
+from process.clients import answering, one_line, run_client
+
+UNASKED = "charcount-client: the server sent a reply that no message asked for: "
+
+
+@contextlib.contextmanager
+def serving(behave: Callable[[socket.socket], None]) -> Iterator[int]:
+    """The port of a server that does so with its one connection."""
+    listener = listening_socket()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(DEADLINE_S)
+            with contextlib.suppress(ConnectionError):  # the client has enough
+                behave(connection)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        thread.join(DEADLINE_S)
+        listener.close()
+    assert not thread.is_alive()
+
+
+def until_closed(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        pass
+
+
+# ---------------------------------------------------------------------- more replies than messages
+
+
+@pytest.mark.parametrize("how", ["pipe", "arguments"])
+@pytest.mark.parametrize("replies", [b"1\n2\n3\n4\n", b"1\n2\n3", b"1\n2\n\n"], ids=ascii)
+def test_more_replies_than_messages(how, replies):
+    with answering(replies) as port:
+        done = run_client(
+            port, *(("a", "bc") if how == "arguments" else ()), input=b"a\nbc\n" if how == "pipe" else b""
+        )
+    # None of them is shown: which of them answers which message is unknown.
+    assert (done.returncode, done.stdout) == (5, b"")
+    assert one_line(done.stderr) == UNASKED + ("'3'" if b"3" in replies else "''")
+
+
+def test_an_unasked_reply_while_the_pipe_is_silent(start):
+    """At once, not when the next line comes."""
+
+    def behave(connection: socket.socket) -> None:
+        assert connection.recv(100) == b"abc\n"
+        connection.sendall(b"3\n")
+        asked.wait(DEADLINE_S)
+        connection.sendall(b"7\n")
+        until_closed(connection)
+
+    asked = threading.Event()
+    with serving(behave) as port:
+        client = start(port, bufsize=0)
+        client.stdin.write(b"abc\n")
+        assert client.stdout.readline() == b"3\n"
+        asked.set()
+        assert client.wait(DEADLINE_S) == 6
+        assert one_line(client.stderr.read()) == UNASKED + "'7'"
+
+
+def test_a_reply_before_its_message_was_sent_whole(start):
+    with serving(
+        lambda connection: (connection.recv(100), connection.sendall(b"2\n"), until_closed(connection))
+    ) as port:
+        client = start(port, bufsize=0)
+        client.stdin.write(b"half a line")
+        assert client.wait(DEADLINE_S) == 6
+
+
+@pytest.mark.parametrize("how", ["pipe", "arguments", "classic"])
+def test_an_endless_server(how, tmp_path):
+    """Neither memory nor the disk fills up."""
+    arguments = {"pipe": (), "arguments": ("a",), "classic": ("--classic", "a", "b")}[how]
+    path = tmp_path / "replies"
+    with answering(b"1\n" * 10_000, forever=True) as port, open(path, "wb") as stdout:
+        done = run_client(port, *arguments, input=b"a\n" if how == "pipe" else b"", stdout=stdout)
+    assert done.returncode == 6
+    # A chunk is one reply in raw framing; there is no telling that it is more.
+    assert path.stat().st_size <= (65_537 if how == "classic" else 0)
+
+
+def test_an_endless_server_while_a_message_is_sent():
+    """It takes nothing, so that all replies come while there is still something to send."""
+
+    def behave(connection: socket.socket) -> None:
+        connection.recv(1)
+        for _ in range(2_000):
+            connection.sendall(b"1\n" * 10_000)
+
+    with serving(behave) as port:
+        text = "x" * 50_000_000
+        tracemalloc.start()
+        try:
+            with CharCountClient("127.0.0.1", port) as client, pytest.raises(UnexpectedReplyError):
+                client.count(text)
+            assert tracemalloc.get_traced_memory()[1] < 2.5 * len(text)  # the message as bytes, and sent as a batch
+        finally:
+            tracemalloc.stop()
+
+
+def test_the_api_does_not_take_a_stale_reply_for_the_next_one():
+    def behave(connection: socket.socket) -> None:
+        assert connection.recv(100) == b"a\n"
+        connection.sendall(b"1\n")
+        asked.wait(DEADLINE_S)
+        connection.sendall(b"7\n")
+        until_closed(connection)
+
+    asked = threading.Event()
+    with serving(behave) as port, CharCountClient("127.0.0.1", port) as client:
+        assert client.count("a") == 1
+        asked.set()
+        wait_until(lambda: readable(client), "the stray reply is here")
+        with pytest.raises(UnexpectedReplyError, match="no message asked for: '7'") as caught:
+            client.count("bcd")
+        assert caught.value.reply == b"7"
+        with pytest.raises(Exception, match="the connection is closed"):
+            client.count("a")
+
+
+def readable(client: CharCountClient) -> bool:
+    try:
+        return len(client._wire._socket.recv(1, socket.MSG_PEEK)) == 1
+    except BlockingIOError:
+        return False
+
+
+def test_a_stray_reply_is_shown_in_one_short_line():
+    with answering(b"\x1b[2J" + b"x" * 1000) as port:
+        done = run_client(port, input=b"")
+    assert done.returncode == 6
+    assert one_line(done.stderr) == UNASKED + repr("\x1b[2J" + "x" * 56) + " ..."
+
+
+def test_a_refusal_is_no_stray_reply(start):
+    """What a server says unasked that begins with ERR is its reason."""
+    with serving(lambda connection: (connection.sendall(b"ERR too-many\n"), until_closed(connection))) as port:
+        client = start(port)
+        assert client.wait(DEADLINE_S) == 1
+        assert one_line(client.stderr.read()) == UNASKED + "'ERR too-many'"
+
+
+def test_an_error_is_shown_whatever_stderr_can_encode():
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with answering("ERR trop é\n".encode()) as port:
+        done = run_client(port, "a", env={**os.environ, **ascii_only})
+    assert done.returncode == 1
+    assert one_line(done.stderr) == "charcount-client: message 1: the server answered 'ERR trop \\xe9'"
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["before another message", "at the end"])
+def test_classic_does_not_take_a_stale_reply_for_the_next_one(start, last):
+    def behave(connection: socket.socket) -> None:
+        assert connection.recv(100) == b"a"
+        connection.sendall(b"Jumlah karakter: 1")
+        asked.wait(DEADLINE_S)
+        connection.sendall(b"Jumlah karakter: 7")
+        connection.shutdown(socket.SHUT_WR)
+        sent.set()
+        until_closed(connection)
+
+    asked, sent = threading.Event(), threading.Event()
+    with serving(behave) as port:
+        client = start(port, "--classic", bufsize=0)
+        client.stdin.write(b"a\n")
+        assert client.stdout.readline() == b"Jumlah karakter: 1\n"
+        asked.set()
+        assert sent.wait(DEADLINE_S)
+        if last:
+            client.stdin.close()
+        else:
+            client.stdin.write(b"bcd\n")
+        assert client.wait(DEADLINE_S) == 6
+        assert one_line(client.stderr.read()) == (
+            UNASKED + "'Jumlah karakter: 7'; in raw framing a long message may be answered in pieces"
+        )
+
+
+# ---------------------------------------------------------------------- what is no number
+
+
+@pytest.mark.parametrize(
+    "reply", [b" -1_0 ", b"1_0", b"-1", b"+1", b"", b" ", b"\t1", b"1 2", "١".encode(), b"\xb2", b"1" * 5000], ids=ascii
+)
+def test_what_is_no_number(reply):
+    with (
+        answering(reply + b"\n") as port,
+        CharCountClient("127.0.0.1", port) as client,
+        pytest.raises(ReplyError) as caught,
+    ):
+        client.count("a")
+    assert caught.value.reply == reply.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("reply", [b"10", b"    10", b"10  ", b"00010"], ids=ascii)
+def test_what_a_template_may_make_of_a_number(reply):
+    with answering(reply + b"\r\n") as port, CharCountClient("127.0.0.1", port) as client:
+        assert client.count("a") == 10
+
+
+def test_half_a_reply_is_not_shown():
+    """It may be the beginning of another number."""
+    with answering(b"1\n12") as port:
+        done = run_client(port, input=b"a\nb\n")
+    assert (done.returncode, done.stdout) == (3, b"1\n")
+    assert one_line(done.stderr) == (
+        "charcount-client: the server closed the connection in the middle of a reply; messages answered: 1"
+    )
+
+
+# ---------------------------------------------------------------------- time
+
+
+@contextlib.contextmanager
+def dribbling(first: bytes, pause_s: float = 0.05) -> Iterator[int]:
+    """The port of a server that answers a byte at a time, and never a whole line."""
+    done = threading.Event()
+
+    def behave(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(first)
+        while not done.wait(pause_s):
+            connection.sendall(b"1")
+
+    with serving(behave) as port:
+        try:
+            yield port
+        finally:
+            done.set()
+
+
+@pytest.mark.parametrize("how", ["pipe", "arguments"])
+def test_the_timeout_is_for_a_whole_answer(how):
+    with dribbling(b"1\n") as port:
+        arguments = ("a", "b") if how == "arguments" else ()
+        done = run_client(port, "--timeout", "0.5", *arguments, input=b"" if arguments else b"a\nb\n")
+    assert (done.returncode, done.stdout) == (4, b"1\n")
+    assert one_line(done.stderr) == "charcount-client: no answer from the server in 0.5 s; see --timeout"
+
+
+def test_the_timeout_of_the_api_is_for_a_whole_answer():
+    with (
+        dribbling(b"") as port,
+        CharCountClient("127.0.0.1", port, timeout_s=0.3) as client,
+        pytest.raises(ClientTimeoutError),
+    ):
+        client.count("a")
+
+
+def test_a_server_that_answers_one_by_one_has_the_time_for_each():
+    """Three answers, each after most of the time-out: all together take longer than that."""
+
+    def behave(connection: socket.socket) -> None:
+        connection.recv(65536)
+        for _ in range(3):
+            pause.wait(0.6)
+            connection.sendall(b"1\n")
+        until_closed(connection)
+
+    pause = threading.Event()
+    with serving(behave) as port, CharCountClient("127.0.0.1", port, timeout_s=1.5) as client:
+        assert list(client.count_many("abc")) == [1, 1, 1]
+
+
+def test_a_caller_that_takes_its_time():
+    """Between two counts passes more than the time-out: that is not the server's."""
+
+    def behave(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(b"1\n")
+        assert waiting.wait(DEADLINE_S)
+        waiting.clear()
+        waiting.wait(0.2)  # the answer takes a while
+        connection.sendall(b"1\n")
+        until_closed(connection)
+
+    waiting = threading.Event()
+    with serving(behave) as port, CharCountClient("127.0.0.1", port, timeout_s=0.8) as client:
+        counts = client.count_many(["a", "b"])
+        assert next(counts) == 1
+        threading.Event().wait(1)  # it is this time that has to pass
+        waiting.set()
+        assert next(counts) == 1
+
+
+@pytest.mark.parametrize("how", ["pipe", "arguments", "classic"])
+def test_a_client_that_was_stopped_looks_before_it_judges(how, start):
+    """Stopped for longer than its time-out, with the answer there when it goes on."""
+
+    def behave(connection: socket.socket) -> None:
+        assert connection.recv(100).startswith(b"a")
+        asked.set()
+        assert stopped.wait(DEADLINE_S)
+        connection.sendall(b"1\n" if how != "classic" else b"1")
+        answered.set()
+        until_closed(connection)
+
+    asked, stopped, answered = threading.Event(), threading.Event(), threading.Event()
+    arguments = {"pipe": (), "arguments": ("a",), "classic": ("--classic", "a")}[how]
+    with serving(behave) as port:
+        client = start(port, "--timeout", "1", *arguments, bufsize=0)
+        if how == "pipe":
+            client.stdin.write(b"a\n")
+        assert asked.wait(DEADLINE_S)
+        os.kill(client.pid, signal.SIGSTOP)
+        process = psutil.Process(client.pid)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "stopped")
+        stopped.set()
+        assert answered.wait(DEADLINE_S)
+        threading.Event().wait(1.2)  # it is this time that has to pass
+        os.kill(client.pid, signal.SIGCONT)
+        assert client.stdout.readline() == b"1\n"
+        client.stdin.close()
+        assert client.wait(DEADLINE_S) == 0
+
+
+def test_a_client_that_was_stopped_with_its_server(spawn, start):
+    """As both are in a container that is paused: the server gets a moment to answer."""
+    server = spawn()
+    client = start(server.address[1], "--timeout", "1", bufsize=0)
+    client.stdin.write(b"abc\n")
+    assert client.stdout.readline() == b"3\n"
+    server.stop()
+    client.stdin.write(b"abcd\n")
+    process = psutil.Process(client.pid)
+    wait_until(lambda: unread(server) > 0, "the message has arrived")
+    os.kill(client.pid, signal.SIGSTOP)
+    wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "stopped")
+    threading.Event().wait(1.2)  # it is this time that has to pass
+    os.kill(client.pid, signal.SIGCONT)
+    server.resume()
+    assert client.stdout.readline() == b"4\n"
+
+
+def unread(server) -> int:
+    """Bytes in the kernel that the server has not read."""
+    table = subprocess.run(
+        ["cat", f"/proc/{server.popen.pid}/net/tcp"], capture_output=True, check=True
+    ).stdout.decode()
+    port = f":{server.address[1]:04X}"
+    rows = [row.split() for row in table.splitlines()[1:]]
+    return sum(int(row[4].partition(":")[2], 16) for row in rows if row[1].endswith(port) and row[3] == "01")
+
+
+def test_replies_that_nobody_wants_are_awaited_for_one_timeout():
+    """The server answers, but so slowly that all that is due would take 1,000 times as long."""
+
+    def behave(connection: socket.socket) -> None:
+        while not ended.wait(0.1):
+            connection.sendall(b"1\n")
+
+    ended = threading.Event()
+    with serving(behave) as port, CharCountClient("127.0.0.1", port, timeout_s=1) as client:
+        try:
+            counts = client.count_many(["a"] * 5_000)
+            assert next(counts) == 1
+            counts.close()
+            with pytest.raises(ConnectionLostError, match="the connection is closed"):
+                client.count("a")
+        finally:
+            ended.set()
+
+
+def test_classic_says_so_if_a_message_is_answered_before_its_end():
+    """As a server does that takes less than the message at once: none of its numbers is that of the message."""
+
+    def behave(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"Jumlah karakter: 65536")
+        until_closed(connection)
+
+    with serving(behave) as port:
+        done = run_client(port, "--classic", input=b"x" * 50_000_000)
+    assert (done.returncode, done.stdout) == (5, b"")
+    assert one_line(done.stderr) == (
+        UNASKED + "'Jumlah karakter: 65536'; in raw framing a long message may be answered in pieces"
+    )
