@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from evloop.net.eventloop import EventLoop
     from evloop.net.protocol import Protocol
     from evloop.net.state import State
-    from evloop.program.serve import serve
+    from evloop.program.serve import prepare, serve
     from evloop.protocols.lineframer import LineFramer
     from evloop.protocols.lines import LineProtocol
     from evloop.server.server import Server
@@ -39,6 +39,7 @@ __all__ = [
     "State",
     "Timer",
     "__version__",
+    "prepare",
     "serve",
 ]
 
@@ -52,7 +53,7 @@ _MODULES = {
     "protocols.lines": ("LineProtocol",),
     "server.server": ("Server",),
     "server.stats": ("ServerStats",),
-    "program.serve": ("serve",),
+    "program.serve": ("prepare", "serve"),
     "net.state": ("State",),
     "core.timers": ("Timer",),
 }

@@ -46,9 +46,9 @@ def load() -> None:
     import logging
 
     logging.addLevelName(NOTICE, "NOTICE")
-    configure, _configure = _configure, None
-    if configure is not None:
-        configure()
+    if _configure is not None:
+        _configure()
+        _configure = None  # only now: if that has failed, for want of memory, the next line tries again
 
 
 def say(text: str) -> None:
@@ -56,7 +56,7 @@ def say(text: str) -> None:
     if sys.stderr is not None:  # else print would take stdout
         try:
             print(text, file=sys.stderr, flush=True)
-        except OSError:
+        except (OSError, ValueError, MemoryError):  # ValueError: it was closed
             pass
 
 
@@ -84,11 +84,12 @@ class Logger:
     def log(self, level: int, text: str, *args: object, exc_info: Any = None) -> None:
         """Log a line: ``text % args``."""
         if self.enabled(level):
+            # Without descriptors or memory logging can't be loaded (which is an ImportError, too), or a line not be
+            # made: then this line is lost, the caller must not be.
             try:
-                logger = self._stdlib()
-            except OSError:
-                return  # out of descriptors, so logging can't be loaded: this line is lost, the caller must not be
-            logger.log(level, text, *args, exc_info=exc_info)
+                self._stdlib().log(level, text, *args, exc_info=exc_info)
+            except (OSError, ImportError, MemoryError):
+                return
 
     def _stdlib(self) -> logging.Logger:
         if self._logger is None:

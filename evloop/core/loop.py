@@ -27,13 +27,14 @@ is logged. What the loop itself raises is a bug and propagates.
 from __future__ import annotations
 
 import selectors
-import signal
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
 
-from evloop.core.poller import READ, Poller
+from evloop.core.memory import MemoryReserve
+from evloop.core.poller import POLL_MAX_EVENTS, READ, Poller
+from evloop.core.signals import Signals
 from evloop.core.timers import Timer, TimerQueue
 from evloop.core.watchdog import Watchdog
 from evloop.limits import Limits
@@ -60,6 +61,12 @@ _log = Logger("evloop")
 # A wait is never longer, whatever the timers say: some selectors overflow on a time-out of weeks.
 _MAX_WAIT_S = 86400.0
 
+# A timer that is later than this is not judged by what was ready before: the process did not run for a while.
+_OVERRUN_S = 0.02
+
+# How long a worst lag is remembered, at least; at most twice that.
+LAG_WINDOW_S = 60.0
+
 
 class Loop:
     """What waits: descriptors, calls, timers and signals in one thread. Use it as a context manager, or `close` it.
@@ -85,8 +92,7 @@ class Loop:
         waiting: True while it waits for something to do.
         unwatched: set by the watchdog when it has stopped looking, as nothing happens.
         slow_passes: how many took longer than ``slow_pass_s``.
-        worst_lag_s: the longest that a pass has taken since `reset_lag`: what was ready just after it began had to wait
-            that long.
+        memory: what is done when there is none, and by whom.
         slowest: how many seconds the slowest pass took, and what most of them went to; None if no pass was slow.
     """
 
@@ -106,7 +112,9 @@ class Loop:
         self.task: Any = None
         self.unwatched = False
         self.slow_passes = 0
-        self.worst_lag_s = 0.0
+        self.memory = MemoryReserve()
+        self._worst_s = self._worst_before_s = 0.0  # the longest pass of this minute, and of the one before
+        self._lag_window_ends = self.now + LAG_WINDOW_S
         self.slowest: tuple[float, str] | None = None
         self._slow_pass_s = slow_pass_s
         self._watchdog: Watchdog | None = None
@@ -118,11 +126,10 @@ class Loop:
         self._stopping = False
         self._running = False
         self._closed = False
-        self._signals: dict[int, tuple[Any, Any]] = {}  # signal number -> what handles it, and what did before
-        self._old_wakeup_fd: int | None = None
         self._wakeup_reader, self._wakeup_writer = socket.socketpair()
         self._wakeup_reader.setblocking(False)
         self._wakeup_writer.setblocking(False)
+        self._signals = Signals(self._wakeup_writer.fileno())
         self.poller.register(self._wakeup_reader.fileno(), READ, self._drain_wakeup)
 
     # ------------------------------------------------------------------ running
@@ -141,7 +148,13 @@ class Loop:
             self._watchdog = Watchdog(self, self._slow_pass_s)
         try:
             while not self._stopping:
-                self._run_pass()
+                try:
+                    self._run_pass()
+                except MemoryError:
+                    self.waiting = False
+                    self._pass_ended = self.clock()
+                    if not self.memory.make_room():
+                        raise  # else what was left undone of the pass is done in the next one
         finally:
             self._running = False
             self._stopping = False
@@ -191,6 +204,10 @@ class Loop:
                 self._run_call(*self._calls.popleft())
 
         if due is not None and due <= self.now:
+            if self.now - due > _OVERRUN_S:
+                self._look_again()
+            if self.now >= self._lag_window_ends:
+                self._begin_lag_window()
             newest = self._timers.newest  # those that they add wait for the next pass
             while (timer := self._timers.pop_due(self.now, newest)) is not None:
                 self._run_call(*timer)
@@ -205,8 +222,8 @@ class Loop:
 
         self._pass_ended = self.clock()
         lag_s = self._pass_ended - self.now
-        if lag_s > self.worst_lag_s:
-            self.worst_lag_s = lag_s
+        if lag_s > self._worst_s:
+            self._worst_s = lag_s
         if self._slow_pass_s is not None and lag_s > self._slow_pass_s:
             self._pass_was_slow(lag_s)
 
@@ -214,8 +231,21 @@ class Loop:
         """Send what was written so far in this pass: step 5, for a caller who can't wait for it."""
         # A new list: who writes again because of this flush is flushed in the next pass, so it comes to an end.
         pending, self.pending_writes = self.pending_writes, []
-        for one in pending:
-            one.flush()
+        try:
+            for one in pending:
+                one.flush()
+        except MemoryError:
+            self.pending_writes += pending  # flushing twice does no harm
+            raise
+
+    def _look_again(self) -> None:
+        """Timers are late, as the process did not run: look at what is ready before a time-out is judged."""
+        handlers = self.poller.handlers
+        for _ in range(1 + len(handlers) // POLL_MAX_EVENTS):  # one poll returns so many at most, in turn
+            for fd, _ in self.poller.poll(0):
+                handler = handlers.get(fd)
+                if handler is not None:
+                    handler()
 
     def _watch_again(self, events: list[tuple[int, Any]]) -> None:
         # A signal alone is likely to be the monitor's own: one that means something has queued a call.
@@ -237,10 +267,17 @@ class Loop:
         """How many timers are still to fire."""
         return len(self._timers)
 
-    def reset_lag(self) -> float:
-        """The worst lag in seconds since the last call, or since the start."""
-        worst, self.worst_lag_s = self.worst_lag_s, 0.0
-        return worst
+    @property
+    def worst_lag_s(self) -> float:
+        """The longest that a pass has taken in the last minute or two: what was ready just after it began had to wait
+        that long. To look at it changes nothing. (Minutes begin when timers fire, as a server's sweep does.)"""
+        return max(self._worst_s, self._worst_before_s)
+
+    def _begin_lag_window(self) -> None:
+        stale = self.now >= self._lag_window_ends + LAG_WINDOW_S
+        self._worst_before_s = 0.0 if stale else self._worst_s
+        self._worst_s = 0.0
+        self._lag_window_ends = self.now + LAG_WINDOW_S
 
     def _run_call(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         try:
@@ -260,8 +297,7 @@ class Loop:
         if self._closed:
             return
         self._closed = True
-        for signum in list(self._signals):
-            self.remove_signal_handler(signum)
+        self._signals.remove_all()
         for sock in self._closing:
             sock.close()
         self.poller.close()
@@ -311,41 +347,20 @@ class Loop:
     def add_signal_handler(self, signum: int, callback: Callable[..., object], *args: Any) -> None:
         """Have ``callback(*args)`` called in the loop, as by `call_soon`, when the process gets the signal.
 
+        A signal that the process was started with blocked is unblocked: it would never come.
+
         Raises:
             RuntimeError: not in the main thread; Python handles signals only there.
             OSError, ValueError: the signal can't be handled.
         """
-
-        def on_signal(_signum: int, _frame: object) -> None:
-            # Runs between two bytecodes of whatever the main thread is doing: only queues. The interpreter has
-            # written the byte that ends the poll, as Python retries system calls that a signal interrupts.
-            self._calls.append((callback, args))
-
-        try:
-            previous = signal.signal(signum, on_signal)
-        except ValueError as error:
-            if "main thread" in str(error):
-                raise RuntimeError("signals can only be handled by a loop in the main thread") from None
-            raise
-        if signum in self._signals:
-            previous = self._signals[signum][1]
-        self._signals[signum] = (on_signal, previous)
-        if self._old_wakeup_fd is None:
-            self._old_wakeup_fd = signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
+        self._signals.add(signum, lambda: self._calls.append((callback, args)))
 
     def remove_signal_handler(self, signum: int) -> None:
         """Restore what handled the signal before, unless the program has set a handler since.
 
         Nothing happens if it has no handler here.
         """
-        if signum not in self._signals:
-            return
-        ours, previous = self._signals.pop(signum)
-        if signal.getsignal(signum) is ours:
-            signal.signal(signum, signal.SIG_DFL if previous is None else previous)
-        if not self._signals and self._old_wakeup_fd is not None:
-            signal.set_wakeup_fd(self._old_wakeup_fd)
-            self._old_wakeup_fd = None
+        self._signals.remove(signum)
 
     # ------------------------------------------------------------------ connections
 
@@ -363,14 +378,25 @@ class Loop:
 
     def close_later(self, sock: socket.socket) -> None:
         """Close a socket at the end of this pass. For connections; see step 6 above."""
-        self._closing.append(sock)
+        try:
+            self._closing.append(sock)
+        except MemoryError:
+            sock.close()  # if its number is used again in this pass a stale event is a hint that comes to nothing
 
     # ------------------------------------------------------------------ logging
 
     def log_exception(self, error: BaseException, text: str, *args: object) -> None:
         """Log an exception with its traceback, unless there are too many like it (see `evloop.ratelimit`)."""
-        self._log.log(ERROR, text, *args, exc_info=error)
+        self._log_safely(ERROR, text, args, error)
+        if isinstance(error, MemoryError):
+            self.call_soon(self.memory.make_room)
 
     def log_limited(self, level: int, text: str, *args: object) -> None:
         """Log a line, unless there are too many like it (see `evloop.ratelimit`)."""
-        self._log.log(level, text, *args)
+        self._log_safely(level, text, args, None)
+
+    def _log_safely(self, level: int, text: str, args: tuple[object, ...], error: BaseException | None) -> None:
+        try:
+            self._log.log(level, text, *args, exc_info=error)
+        except MemoryError:
+            pass  # whoever reports a fault goes on with dealing with it

@@ -32,6 +32,9 @@ Handler = Callable[[], None]
 SELECT_MAX_FD = 1024
 SELECT_MAX_SOCKETS_WINDOWS = 512
 
+# How many descriptors one poll tells of at most: epoll's default in Python. The others have their turn in the next one.
+POLL_MAX_EVENTS = 1023
+
 
 class Poller:
     """Handlers by descriptor, over one selector.
@@ -84,7 +87,11 @@ class Poller:
             if taken >= (self.capacity or 0):
                 raise OSError(errno.EMFILE, f"select() cannot watch more than {self.capacity} descriptors")
         self._selector.register(fd, events)
-        self.handlers[fd] = handler
+        try:
+            self.handlers[fd] = handler
+        except MemoryError:
+            self._selector.unregister(fd)  # watched and without a handler, it would be reported for ever
+            raise
 
     def watch(self, fd: int, events: int, handler: Handler) -> None:
         """Bring what is watched of ``fd`` to ``events`` and ``handler``, whatever it was before.
@@ -102,7 +109,7 @@ class Poller:
             try:
                 self._selector.modify(fd, events)
             except OSError:
-                del self.handlers[fd]  # the selector has forgotten it, too
+                del self.handlers[fd]  # the selector has forgotten it, too; the kernel has not, until it is closed
                 raise
             self.handlers[fd] = handler
         else:

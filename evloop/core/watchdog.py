@@ -23,6 +23,8 @@ import signal
 from collections import Counter
 from types import FrameType
 
+from evloop.core.signals import unblock
+
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Protocol
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
         unwatched: bool
 
 
-_PACKAGE = "evloop"
+# What is not blamed: the library. What is built on it is, be it in the same package.
+_LIBRARY = "evloop"
+_APPLICATION = "evloop.charcount"
 
 
 class Watchdog:
@@ -61,13 +65,22 @@ class Watchdog:
             and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
             and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
         )
+        # One object: handed over, and compared with at the end, when there may be no memory for another.
+        self._handler = self._sample
+        self._was_blocked = False
         if self._active:
             try:
-                signal.signal(signal.SIGALRM, self._sample)
+                signal.signal(signal.SIGALRM, self._handler)
             except ValueError:  # not in the main thread
                 self._active = False
                 return
-            self.watch()
+            try:
+                # A process may have been started with it blocked: then it would never look, and leave one to come.
+                self._was_blocked = unblock(signal.SIGALRM)
+                self.watch()
+            except BaseException:
+                self.stop()
+                raise
 
     def watch(self) -> None:
         """Look from now on. For the loop, when it had been left unwatched."""
@@ -76,12 +89,16 @@ class Watchdog:
             signal.setitimer(signal.ITIMER_REAL, self._slow_s, self._slow_s)
 
     def stop(self) -> None:
-        """Give timer and signal back."""
-        if self._active:
-            self._active = False
-            if signal.getsignal(signal.SIGALRM) == self._sample:  # else the program has taken both over
-                signal.setitimer(signal.ITIMER_REAL, 0)
+        """Give timer and signal back, also when there is no memory: an alarm that comes later would end the process."""
+        if self._active and signal.getsignal(signal.SIGALRM) is self._handler:  # else the program has taken both over
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0)  # has done so, should there be no memory for what it returns
+            finally:
+                self._active = False
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                if self._was_blocked:
+                    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        self._active = False
 
     def found_in(self, current_pass: int) -> str:
         """What was running most of the times that it looked in this pass, as words for a log line."""
@@ -93,6 +110,12 @@ class Watchdog:
         return f"{function} ({self._lines[function]}){', mostly' if len(self._found) > 1 else ''}"
 
     def _sample(self, signum: int, frame: FrameType | None) -> None:
+        try:
+            self._look(frame)
+        except MemoryError:
+            pass  # it would be raised wherever the program has just got to
+
+    def _look(self, frame: FrameType | None) -> None:
         loop = self._loop
         if loop.waiting:
             if loop.passes - self._passes_seen <= 1:  # one: the pass that the last tick itself led to
@@ -117,11 +140,18 @@ def describe(frame: FrameType) -> tuple[str, str] | None:
     called = None
     walk: FrameType | None = frame
     while walk is not None:
-        module = walk.f_globals.get("__name__", "")
-        if module == _PACKAGE or module.startswith(_PACKAGE + "."):
+        if _is_library(walk.f_globals.get("__name__")):
             if called is None:
                 called = walk  # evloop itself is busy, or in a function written in C
             return called.f_code.co_qualname, line
         called = walk
         walk = walk.f_back
     return None
+
+
+def _is_library(module: object) -> bool:
+    return (
+        isinstance(module, str)
+        and f"{module}.".startswith(f"{_LIBRARY}.")
+        and not f"{module}.".startswith(f"{_APPLICATION}.")
+    )

@@ -17,6 +17,7 @@ from evloop.limits import Limits
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.core.loop import Loop
+    from evloop.core.timers import Timer
 
 _DROP_BYTES = 65536
 
@@ -47,7 +48,7 @@ class Linger:
         self._limits = limits
         self._on_over = on_over
         sock.shutdown(socket.SHUT_WR)
-        self._timer = loop.call_later(limits.linger_timeout_s, on_over, "linger-timeout")
+        self._timer: Timer | None = loop.call_later(limits.linger_timeout_s, self._timed_out)
 
     def handle_readable(self) -> None:
         """What to do when the socket is readable."""
@@ -55,14 +56,30 @@ class Linger:
             data = self._socket.recv(_DROP_BYTES)
         except OSError as error:
             if error.errno not in RETRY:
-                self._on_over(None)  # a reset, after all that we had to say was said
+                self._over(None)  # a reset, after all that we had to say was said
             return
         self.dropped_bytes += len(data)
         if not data:
-            self._on_over(None)
+            self._over(None)
         elif self.dropped_bytes > self._limits.linger_bytes:
-            self._on_over("linger-bytes")
+            self._over("linger-bytes")
+
+    def _timed_out(self) -> None:
+        # If this process did not run for a while, much may wait, and the peer's FIN behind it: so all of it is read
+        # before it is judged. One read in each step, as each may end it.
+        dropped = -1
+        while self._timer is not None and dropped != self.dropped_bytes:
+            dropped = self.dropped_bytes
+            self.handle_readable()
+        if self._timer is not None:
+            self._over("linger-timeout")
+
+    def _over(self, limit: str | None) -> None:
+        self.cancel()
+        self._on_over(limit)
 
     def cancel(self) -> None:
         """It is over, for this or another reason."""
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

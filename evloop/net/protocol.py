@@ -103,6 +103,10 @@ class Protocol:
     def on_connect_error(self, error: ConnectError) -> None:
         """An outgoing connection could not be made. No other callback is called, before or after."""
 
+    def held_bytes(self) -> int:
+        """How much it holds of messages that have not ended: when memory runs out, those who hold most are ended."""
+        return 0
+
     def message_in_progress(self) -> int | None:
         """For `Limits.message_timeout_s`: None between messages, else a number that changes with each message.
 

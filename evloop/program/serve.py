@@ -1,11 +1,13 @@
-"""Running a server as a program: signals, status, the main loop."""
+"""Running servers as a program: signals, status, the main loop."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from evloop.core.loop import Loop
+from evloop.errors import ListenError
 from evloop.limits import Limits
 from evloop.log import INFO, NOTICE, Logger, load, say
 from evloop.net.eventloop import EventLoop
@@ -13,12 +15,19 @@ from evloop.net.protocol import Protocol
 from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server.server import Server
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from evloop.server.stats import Value
+
 _log = Logger("evloop.server")
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 # A pass that takes longer is worth a line in the log: everyone else was waiting.
 SLOW_PASS_S = 0.1
+
+# The exit status of a program that can't listen.
+EXIT_CANNOT_LISTEN = 3
 
 
 def serve(
@@ -28,6 +37,7 @@ def serve(
     *,
     limits: Limits | None = None,
     on_listening: Callable[[list[str]], object] | None = None,
+    on_start: Callable[[EventLoop, Server], Iterable[Server] | None] | None = None,
 ) -> None:
     """Serve until a signal says stop, then drain: the whole of a small server's main function.
 
@@ -38,45 +48,71 @@ def serve(
     Args:
         protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass.
         host, port: where to listen; port 0 lets the kernel pick one.
-        limits: what bounds it.
+        limits: what bounds it. Default: `Limits()`, in which ``idle_timeout_s``, ``message_timeout_s`` and
+            ``max_connections_per_address`` are off.
         on_listening: called with the addresses once it listens. Default: they are printed on stderr.
+        on_start: called with loop and server before the loop runs: for timers, outgoing connections, other servers.
+            Those that it returns, in a list, are stopped with the first.
 
     Raises:
-        ListenError: in one line, what happened and what to do.
+        SystemExit: it can't listen. One line on stderr says what happened and what to do, and the exit status is 3. To
+            deal with that otherwise, use `Server.listen`, which raises `ListenError`, and `prepare`.
     """
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
-        server = Server(loop, protocol_factory, limits)
+        servers = [Server(loop, protocol_factory, limits)]
         try:
-            addresses = server.listen(host, port)
-            prepare(loop, server)
+            try:
+                addresses = servers[0].listen(host, port)
+                more = None if on_start is None else on_start(loop, servers[0])
+            except ListenError as error:
+                say(str(error))
+                raise SystemExit(EXIT_CANNOT_LISTEN) from None
+            servers += more or ()
+            prepare(loop, *servers)
             if on_listening is None:
                 say("listening on " + ", ".join(addresses))
             else:
                 on_listening(addresses)
             loop.run()
         finally:
-            server.abort()  # nothing is left to abort, unless this ends by an exception
+            for server in servers:
+                server.abort()  # nothing is left to abort, unless this ends by an exception
 
 
-def prepare(loop: Loop, server: Server) -> None:
-    """What a server that is a program does besides serving. To be called in the main thread, before the loop runs.
+def prepare(loop: Loop, *servers: Server) -> None:
+    """What servers that are a program do besides serving. To be called in the main thread, before the loop runs.
 
-    SIGTERM, SIGINT or SIGHUP (the terminal was closed; stays ignored under nohup): drain the server, then stop the
-    loop; on a second one abort at once. `Server.aborted` tells afterwards which it was. SIGUSR1: write the server's
-    status to the log. Logging is loaded soon after the start (see `evloop.log`).
+    SIGTERM, SIGINT or SIGHUP (the terminal was closed; stays ignored under nohup): drain all servers, then stop the
+    loop; on a second one abort at once. `Server.aborted` tells afterwards which it was. SIGUSR1: write their status to
+    the log. Logging is loaded soon after the start (see `evloop.log`).
+
+    Raises:
+        RuntimeError: not in the main thread.
     """
+    running = set(servers)
+    stopping = False
+
+    def stopped(server: Server) -> None:
+        running.discard(server)
+        if not running:
+            loop.stop()
 
     def stop() -> None:
-        if server.stopping:
-            server.abort()
+        nonlocal stopping
+        if stopping or not servers:
+            for server in servers:
+                server.abort()
             loop.stop()
-        else:
-            _log.log(INFO, "stopping: %d connections to finish; signal again to abort", len(server.connections))
-            server.drain(loop.stop)
+            return
+        stopping = True
+        open_connections = sum(len(server.connections) for server in servers)
+        _log.log(INFO, "stopping: %d connections to finish; signal again to abort", open_connections)
+        for server in servers:
+            server.drain(partial(stopped, server))
 
     def report() -> None:
-        lines = [f"  {name:<20}{value}" for name, value in server.status().items()]
-        _log.log(NOTICE, "status:\n%s", "\n".join(lines))
+        for server in servers:
+            _log.log(NOTICE, "status:\n%s", status_text(server.status()))
 
     loop.call_later(LOADING_DELAY_S, load)
     for signum in STOP_SIGNALS:
@@ -85,3 +121,18 @@ def prepare(loop: Loop, server: Server) -> None:
         loop.add_signal_handler(signum, stop)
     if hasattr(signal, "SIGUSR1"):
         loop.add_signal_handler(signal.SIGUSR1, report)
+
+
+def status_text(status: Mapping[str, Value]) -> str:
+    """A status as people read it: a line for each value, by its name."""
+    return "\n".join(f"  {name:<20}{_value_text(value)}" for name, value in status.items())
+
+
+def _value_text(value: Value) -> str:
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    if isinstance(value, dict):
+        value = [f"{name} {count}" for name, count in value.items()]
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return "none" if value is None else str(value)

@@ -35,6 +35,11 @@ class LineFramer:
         """True when a line has begun and not ended."""
         return self._overlong or len(self._held) > 0
 
+    @property
+    def held_bytes(self) -> int:
+        """How much of an unfinished line is held."""
+        return len(self._held)
+
     def feed(self, data: bytes) -> list[bytes | None]:
         """The lines that end in ``data``, in order, without terminators; None for one over the limit."""
         lines: list[bytes | None] = []

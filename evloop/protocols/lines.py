@@ -77,6 +77,9 @@ class LineProtocol(Protocol):
         """Delivers an unterminated last line. Call it if you override it."""
         return self._deliver(self._framer.finish())
 
+    def held_bytes(self) -> int:
+        return self._framer.held_bytes
+
     def message_in_progress(self) -> int | None:
         return self._lines if self._framer.in_line else None
 

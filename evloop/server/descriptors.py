@@ -17,7 +17,10 @@ def raise_descriptor_limit(connections: int) -> None:
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):  # some systems have another limit above it: `affordable_connections` sees
+            pass
 
 
 def affordable_connections(wanted: int, selector_capacity: int | None) -> int:

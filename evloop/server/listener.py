@@ -142,7 +142,6 @@ def _open_listener(family: int, address: tuple[Any, ...], backlog: int) -> socke
         if family == socket.AF_INET6:
             # Each family has a socket of its own, so that IPv4 peers are not shown as ::ffff:192.0.2.1.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        set_stream_options(sock)
         sock.bind(address)
         sock.listen(backlog)
         sock.setblocking(False)
@@ -174,11 +173,12 @@ class Listener:
 
     Args:
         loop: the loop to live in.
-        sock: a listening, non-blocking socket.
+        sock: a listening, non-blocking socket, of any family.
         accepts_per_pass: how many connections are accepted before others get their turn.
         on_accept: called with each new socket, non-blocking, its options set, and the peer's address. Owns it then.
         limits_hit: where it is counted that a pass used up its accepts (``accepts-per-pass``), and that there was no
             descriptor for a connection (``descriptors``).
+        kernel_unsent_bytes: an option of the new sockets, as in `Limits`.
 
     Attributes:
         address: where it really listens, as text.
@@ -193,6 +193,7 @@ class Listener:
         accepts_per_pass: int,
         on_accept: Callable[[socket.socket, Any], None],
         limits_hit: Counter[str] | None = None,
+        kernel_unsent_bytes: int | None = None,
     ) -> None:
         self.address = peer_text(sock.getsockname())
         self.accept_errors = 0
@@ -200,11 +201,14 @@ class Listener:
         self._loop = loop
         self._socket = sock
         self._budget = accepts_per_pass
+        self._kernel_unsent_bytes = kernel_unsent_bytes
         self._on_accept = on_accept
         self._limits_hit: Counter[str] = Counter() if limits_hit is None else limits_hit
         self._warn_again_at = -math.inf
         self._pause_timer: Timer | None = None
         self._closed = False
+        if _INHERITS_OPTIONS:
+            set_stream_options(sock, kernel_unsent_bytes)
         loop.poller.register(sock.fileno(), READ, self._handle_acceptable)
 
     @property
@@ -232,12 +236,16 @@ class Listener:
                 if error.errno in EXHAUSTED:
                     self.exhausted += 1
                     self._limits_hit["descriptors"] += 1
-                self._rest(error)
+                self._rest(error.strerror or str(error))
                 return False
+            except MemoryError:
+                self.accept_errors += 1
+                self._rest("out of memory")
+                raise
             try:
                 sock.setblocking(False)
                 if not _INHERITS_OPTIONS:
-                    set_stream_options(sock)
+                    set_stream_options(sock, self._kernel_unsent_bytes)
             except OSError:  # gone already; some systems say so here
                 sock.close()
                 self.accept_errors += 1
@@ -245,22 +253,25 @@ class Listener:
             self._on_accept(sock, address)
         return True
 
-    def _rest(self, error: OSError) -> None:
+    def _rest(self, reason: str) -> None:
         if self._pause_timer is None:
+            self._pause_timer = self._loop.call_later(EXHAUSTED_PAUSE_S, self.resume)
+            self._loop.poller.watch(self._socket.fileno(), 0, self._handle_acceptable)
             if self._loop.now >= self._warn_again_at:
                 self._warn_again_at = self._loop.now + WARN_EVERY_S
-                self._loop.log_limited(
-                    WARNING, "cannot accept on %s: %s; trying again", self.address, error.strerror or error
-                )
-            self._loop.poller.watch(self._socket.fileno(), 0, self._handle_acceptable)
-            self._pause_timer = self._loop.call_later(EXHAUSTED_PAUSE_S, self.resume)
+                self._loop.log_limited(WARNING, "cannot accept on %s: %s; trying again", self.address, reason)
 
     def resume(self) -> None:
-        """Accept again, if it rests because descriptors had run out."""
+        """Accept again, if it rests because descriptors had run out; or go on to rest, if the kernel can't watch it."""
         if self._pause_timer is not None and not self._closed:
             self._pause_timer.cancel()
+            self._pause_timer = self._loop.call_later(EXHAUSTED_PAUSE_S, self.resume)
+            try:
+                self._loop.poller.watch(self._socket.fileno(), READ, self._handle_acceptable)
+            except OSError:  # out of memory for watches
+                return
+            self._pause_timer.cancel()
             self._pause_timer = None
-            self._loop.poller.watch(self._socket.fileno(), READ, self._handle_acceptable)
 
     @property
     def resting(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 from evloop.core.loop import Loop
 from evloop.core.timers import Timer
@@ -13,7 +14,7 @@ from evloop.limits import Limits
 from evloop.log import WARNING, Logger
 from evloop.net.connection import Connection
 from evloop.net.protocol import Protocol
-from evloop.net.sockets import peer_text
+from evloop.net.sockets import origin, peer_text
 from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener, open_listeners
 from evloop.server.stats import ServerStats
@@ -23,11 +24,24 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
+    from evloop.server.stats import Value
+
+    # What makes a connection: called with the same as `Connection`, which is the default.
+    ConnectionFactory = Callable[..., Connection]
+
 _log = Logger("evloop.server")
 
 # Clients over the limit that are being told so and waited for, at the same time. Beyond it they are told, and closed at
 # once: each needs a descriptor.
 _MAX_REFUSALS = 16
+
+# A drain counts the time in which the process runs, in so many steps; none is longer than this.
+_DRAIN_STEPS = 8
+_DRAIN_STEP_S = 1.0
+
+# When memory has run out: how much is to be had again, and which share of the connections that may cost.
+_MAKE_ROOM_BYTES = 1024 * 1024
+_MAKE_ROOM_FRACTION = 16
 
 
 class Server:
@@ -41,7 +55,8 @@ class Server:
             number. Default: ``ERR too-many-connections limit 10000`` and LF.
 
     Attributes:
-        connections: those that are open.
+        connections: those that are open, and by whom they are counted for ``max_connections_per_address``
+            (`evloop.net.sockets.origin`); None if they are not.
         stats: counters.
         stopping: True once `drain` or `abort` was called.
         aborted: True if connections were not ended in order when it was stopped: by `abort`, because the time to
@@ -59,21 +74,21 @@ class Server:
     ) -> None:
         self.loop = loop
         self.limits = Limits() if limits is None else limits
-        # A dict used as a set: at some thousands, a set takes three times the memory for each.
-        self.connections: dict[Connection, None] = {}
+        self.connections: dict[Connection, object] = {}
         self.stats = ServerStats()
         self.listeners: list[Listener] = []
         self.max_connections = self._affordable(self.limits.max_connections)
         self._protocol_factory = protocol_factory
         self._refusal = refusal
         self._refused: set[Connection] = set()
-        self._by_address: Counter[str] = Counter()
+        self._by_origin: Counter[object] = Counter()
         self._forget_connection = self._forget  # one bound method for all connections
         self.stopping = False
         self.aborted = False
         self._drain_timer: Timer | None = None
-        self._on_stopped: Callable[[], object] | None = None
+        self._on_stopped: list[Callable[[], object]] = []
         self._sweeper = Sweeper(loop, self.connections, self.limits)
+        loop.memory.givers.append(self._make_room)
 
     def _affordable(self, wanted: int) -> int:
         poller = self.loop.poller
@@ -87,8 +102,15 @@ class Server:
 
     # ------------------------------------------------------------------ life
 
-    def listen(self, host: str = "127.0.0.1", port: int = 0) -> list[str]:
+    def listen(
+        self, host: str = "127.0.0.1", port: int = 0, *, connection_factory: ConnectionFactory = Connection
+    ) -> list[str]:
         """Accept connections on every address of ``host``.
+
+        Args:
+            host, port: where; port 0 lets the kernel pick one.
+            connection_factory: makes the connections accepted there, a subclass of `Connection` as a rule; called as
+                that is.
 
         Returns:
             the addresses it really listens on, as text; with port 0 they say which one the kernel picked.
@@ -100,15 +122,31 @@ class Server:
         added: list[Listener] = []
         try:
             for sock in sockets:
-                added.append(Listener(self.loop, sock, self.limits.accepts_per_pass, self._accepted, self.stats.limits))
-        except OSError as error:
+                added.append(self.add_listener(sock, connection_factory))
+        except BaseException as error:
             for listener in added:
+                self.listeners.remove(listener)
                 listener.close()
             for sock in sockets:
                 sock.close()
-            raise ListenError(f"cannot wait for connections: {error.strerror or error}") from None
-        self.listeners += added
+            if isinstance(error, OSError):
+                raise ListenError(f"cannot wait for connections: {error.strerror or error}") from None
+            raise
         return [listener.address for listener in added]
+
+    def add_listener(self, sock: socket.socket, connection_factory: ConnectionFactory = Connection) -> Listener:
+        """Accept connections on a socket that listens already and does not block. Owns it, unless this raises.
+
+        Raises:
+            OSError: it can't be watched.
+        """
+        limits = self.limits
+        accepted = partial(self._accepted, connection_factory, sock.family)
+        listener = Listener(
+            self.loop, sock, limits.accepts_per_pass, accepted, self.stats.limits, limits.kernel_unsent_bytes
+        )
+        self.listeners.append(listener)
+        return listener
 
     def drain(self, on_stopped: Callable[[], object] | None = None) -> None:
         """Stop in order: answer everything that has reached this machine, flush, close.
@@ -117,12 +155,16 @@ class Server:
         aborted.
 
         Args:
-            on_stopped: called once, when the last connection is closed.
+            on_stopped: called once, when the last connection is closed. If it is stopping already it goes on with that,
+                and this is called in the end, too.
         """
+        if on_stopped is not None:
+            self._on_stopped.append(on_stopped)
+        self.loop.call_soon(self._check_stopped)
         if self.stopping:
             return
         self.stopping = True
-        self._on_stopped = on_stopped
+        self._drain_for(self.limits.drain_timeout_s)  # before anything that may go wrong
         for listener in self.listeners:
             # Not until there is none left: in a storm there always is one more. No more than these can have waited.
             if not listener.resting:
@@ -130,8 +172,15 @@ class Server:
             listener.close()
         for connection in list(self.connections):
             connection.drain()
-        self._drain_timer = self.loop.call_later(self.limits.drain_timeout_s, self._drain_timed_out)
-        self.loop.call_soon(self._check_stopped)
+
+    def _drain_for(self, left_s: float) -> None:
+        # By steps: of a time in which the process does not run, stopped or frozen, no more than one step counts. What
+        # clients sent and read meanwhile has yet to be dealt with.
+        step_s = min(left_s, self.limits.drain_timeout_s / _DRAIN_STEPS, _DRAIN_STEP_S)
+        if left_s - step_s > 0.001:
+            self._drain_timer = self.loop.call_later(step_s, self._drain_for, left_s - step_s)
+        else:
+            self._drain_timer = self.loop.call_later(left_s, self._drain_timed_out)
 
     def _drain_timed_out(self) -> None:
         left = len(self.connections)
@@ -158,9 +207,14 @@ class Server:
         self._sweeper.stop()
         if self._drain_timer is not None:
             self._drain_timer.cancel()
-        on_stopped, self._on_stopped = self._on_stopped, None
-        if on_stopped is not None:
-            on_stopped()
+        if self._make_room in self.loop.memory.givers:
+            self.loop.memory.givers.remove(self._make_room)
+        on_stopped, self._on_stopped = self._on_stopped, []
+        for callback in on_stopped:
+            try:
+                callback()
+            except Exception as error:
+                self.loop.log_exception(error, "what was to be called when the server has stopped raised")
 
     def totals(self) -> tuple[int, int]:
         """Bytes received and sent since the start, open connections included."""
@@ -169,61 +223,75 @@ class Server:
             self.stats.bytes_sent + sum(connection.bytes_sent for connection in self.connections),
         )
 
-    def status(self) -> dict[str, object]:
-        """What an operator wants to see on one screen: each line a name and a value."""
+    def status(self) -> dict[str, Value]:
+        """What an operator wants to know, as values; the names are those of `evloop.server.stats.STATUS`.
+
+        To look at it changes nothing. It goes over all connections: 1 ms for some thousands.
+        """
         received, sent = self.totals()
         stats = self.stats
         loop = self.loop
-        slowest = "none" if loop.slowest is None else f"{loop.slowest[0]:.3f} s by {loop.slowest[1]}"
+        slowest_s, slowest = (None, None) if loop.slowest is None else loop.slowest
         return {
-            "listening": ", ".join(listener.address for listener in self.listeners),
-            "connections": f"{len(self.connections)} of {self.max_connections} open",
+            "listening": [listener.address for listener in self.listeners],
+            "connections": len(self.connections),
+            "max_connections": self.max_connections,
             "accepted": stats.accepted,
-            "closed": f"{stats.closed}: {stats.failed} by an error, {stats.probes} without a byte from the client",
-            "received": f"{received} bytes",
-            "sent": f"{sent} bytes",
-            "unsent": f"{sum(connection.unsent_bytes for connection in self.connections)} bytes",
-            "not reading": f"{sum(connection.stalled for connection in self.connections)} clients",
-            "limits hit": ", ".join(f"{name} {count}" for name, count in sorted(stats.limits.items())) or "none",
-            "accept errors": sum(listener.accept_errors for listener in self.listeners),
-            "out of descriptors": f"{sum(listener.exhausted for listener in self.listeners)} times",
-            "loop": f"{loop.passes} passes, {loop.slow_passes} slow, {loop.timers} timers, {loop.poller.name}",
-            "worst lag": f"{loop.reset_lag():.6f} s since the last report",
-            "slowest handler": slowest,
+            "closed": stats.closed,
+            "failed": stats.failed,
+            "probes": stats.probes,
+            "received_bytes": received,
+            "sent_bytes": sent,
+            "unsent_bytes": sum(connection.unsent_bytes for connection in self.connections),
+            "not_reading": sum(connection.stalled for connection in self.connections),
+            "limits_hit": dict(sorted(stats.limits.items())),
+            "accept_errors": sum(listener.accept_errors for listener in self.listeners),
+            "out_of_descriptors": sum(listener.exhausted for listener in self.listeners),
+            "passes": loop.passes,
+            "slow_passes": loop.slow_passes,
+            "timers": loop.timers,
+            "selector": loop.poller.name,
+            "worst_lag_s": loop.worst_lag_s,
+            "slowest_pass_s": slowest_s,
+            "slowest_handler": slowest,
         }
 
     # ------------------------------------------------------------------ connections
 
-    def _accepted(self, sock: socket.socket, address: Any) -> None:
+    def _accepted(self, connection_factory: ConnectionFactory, family: int, sock: socket.socket, address: Any) -> None:
         limits = self.limits
         per_address = limits.max_connections_per_address
         if len(self.connections) >= self.max_connections:
-            self._refuse(sock, address, "too-many-connections", self.max_connections)
+            self._refuse(connection_factory, sock, address, "too-many-connections", self.max_connections)
             return
+        who = None
         if per_address is not None:
-            if self._by_address[address[0]] >= per_address:
-                self._refuse(sock, address, "too-many-connections-from-address", per_address)
+            who = origin(family, address, limits.ipv6_prefix_bits)
+            if who is not None and self._by_origin[who] >= per_address:
+                self._refuse(connection_factory, sock, address, "too-many-connections-from-address", per_address)
                 return
-            self._by_address[address[0]] += 1
-        self.stats.accepted += 1
         forget, limits_hit = self._forget_connection, self.stats.limits
+        self.stats.accepted += 1
         try:
             protocol = self._protocol_factory()
-            connection = Connection(self.loop, sock, peer_text(address), protocol, limits, forget, limits_hit)
+            connection = connection_factory(self.loop, sock, peer_text(address), protocol, limits, forget, limits_hit)
         except Exception as error:
-            self.loop.log_exception(error, "connection %s closed: its protocol could not be made", peer_text(address))
-            self._release_address(address[0])
             self.stats.failed += 1
             self.stats.closed += 1
             sock.close()
+            self.loop.log_exception(error, "connection %s closed: its protocol could not be made", peer_text(address))
             return
-        self.connections[connection] = None
+        if who is not None:
+            self._by_origin[who] += 1
+        self.connections[connection] = who
         try:
             connection.open()
         except OSError as error:
             self._forget(connection, error)
 
-    def _refuse(self, sock: socket.socket, address: Any, limit: str, number: int) -> None:
+    def _refuse(
+        self, connection_factory: ConnectionFactory, sock: socket.socket, address: Any, limit: str, number: int
+    ) -> None:
         self.stats.limits[limit] += 1
         self.loop.log_limited(WARNING, "connection %s refused: %s limit %d", peer_text(address), limit, number)
         try:
@@ -242,14 +310,38 @@ class Server:
             return
         protocol, peer = Protocol(), peer_text(address)
         limits_hit = self.stats.limits
-        connection = Connection(self.loop, sock, peer, protocol, self.limits, self._forget_refused, limits_hit)
         try:
+            connection = connection_factory(
+                self.loop, sock, peer, protocol, self.limits, self._forget_refused, limits_hit
+            )
             connection.open()
-        except OSError:
+        except Exception as error:
+            sock.close()
+            if not isinstance(error, OSError):
+                self.loop.log_exception(error, "connection %s closed: it could not be refused in order", peer)
             return
         self._refused.add(connection)
         connection.write(text)
         connection.close()
+
+    def _make_room(self) -> bool:
+        """Memory has run out: end those who hold most of it, the newest first among equals. False if there is nobody.
+
+        For the loop, which goes on then.
+        """
+        count = len(self.connections) // _MAKE_ROOM_FRACTION + 1
+        held = ((_held_bytes(connection), connection) for connection in reversed(self.connections))
+        freed = 0
+        ended = 0
+        for size, connection in sorted(held, key=lambda pair: pair[0], reverse=True)[:count]:
+            if freed >= _MAKE_ROOM_BYTES:
+                break
+            freed += size
+            ended += 1
+            connection.end_for(LimitError("memory", "memory has run out, and this connection held more than others"))
+        if ended:
+            self.loop.log_limited(WARNING, "out of memory: %d connections ended, which held %d bytes", ended, freed)
+        return ended > 0
 
     def _forget_refused(self, connection: Connection, error: Exception | None) -> None:
         self._refused.discard(connection)
@@ -261,16 +353,12 @@ class Server:
             if listener.resting:
                 self.loop.call_soon(listener.resume)
 
-    def _release_address(self, host: str) -> None:
-        if self.limits.max_connections_per_address is not None:
-            self._by_address[host] -= 1
-            if not self._by_address[host]:
-                del self._by_address[host]
-
     def _forget(self, connection: Connection, error: Exception | None) -> None:
-        self.connections.pop(connection, None)
-        if self._by_address:
-            self._release_address(connection.peer.rpartition(":")[0].strip("[]"))
+        who = self.connections.pop(connection, None)
+        if who is not None:
+            self._by_origin[who] -= 1
+            if not self._by_origin[who]:
+                del self._by_origin[who]
         self._sweeper.forget(connection)
         stats = self.stats
         stats.closed += 1
@@ -286,3 +374,12 @@ class Server:
         self._wake_listeners()
         if self.stopping:
             self.loop.call_soon(self._check_stopped)
+
+
+def _held_bytes(connection: Connection) -> int:
+    """What a connection makes this process hold, as far as that is known."""
+    try:
+        unfinished = connection.protocol.held_bytes()
+    except Exception:  # it is asked when there is no memory; whatever is wrong shows when it is used
+        unfinished = 0
+    return connection.unsent_bytes + unfinished

@@ -6,26 +6,48 @@ Time-outs usually mean a timer per connection, or a time stamp per message, and 
 every well-behaved client. Here neither exists. A connection counts its bytes anyway; so every now and then the server
 sweeps over its connections and compares. Bytes that have not changed since the last look: idle. Something unsent and no
 byte has left: stalled. The same message still unfinished: too slow, however many bytes of it came. A time-out is
-so found late by up to two intervals of the sweep, never early; and an idle connection pays some 0.2 us per interval.
+so found late by up to three intervals of the sweep, never early; and an idle connection pays some 0.2 us per interval.
+
+Whether a peer reads is not seen by what our kernel takes: it holds megabytes, and takes nothing for minutes while a
+slow peer reads from them. So it is asked what the peer has acknowledged. That is a system call, so it is asked only
+about connections of which something waits here, or which have just become quiet.
+
+A process may not run for a while: stopped by a signal, frozen with its container or its machine. All that time peers
+go on sending and reading, so a sweep that comes late finds everybody overdue. It only looks: nobody is judged before
+the next one, by when what is ready has been read.
+
+A connection that is paused is watched by no poller, so its peer's reset is found here, too.
 
 A sweep does at most `SWEEP_BATCH` connections in a pass, so that ten thousand of them don't hold up a message.
 """
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterable
 
 from evloop.core.loop import Loop
+from evloop.core.timers import Timer
 from evloop.errors import LimitError
 from evloop.limits import Limits
 from evloop.net.connection import Connection
+from evloop.net.sockets import unacknowledged_bytes
 from evloop.net.state import State
 
 SWEEP_BATCH = 1000
 # Of the shortest time-out, so that none is late by more than a quarter.
-_SWEEP_FRACTION = 8
+_SWEEP_FRACTION = 12
 _SWEEP_MAX_S = 1.0
 _SWEEP_MIN_S = 0.01
+# A sweep that is late by this share of the interval, and by this time, comes after a time in which nothing ran.
+_LATE_FRACTION = 4
+_LATE_S = 0.05
+# What the kernel has taken may be on its way for as long as this, however short the write time-out is.
+_ON_ITS_WAY_S = 1.0
+
+_LINGERING = State.LINGERING
+_CLOSED = State.CLOSED
 
 
 class StallClock:
@@ -36,9 +58,9 @@ class StallClock:
     """
 
     def __init__(self) -> None:
-        self.seen: dict[Connection, tuple[int, float]] = {}
+        self.seen: dict[Connection, tuple[object, float]] = {}
 
-    def unchanged_s(self, connection: Connection, marker: int | None, now: float) -> float:
+    def unchanged_s(self, connection: Connection, marker: object, now: float) -> float:
         """Seconds since ``marker`` was first seen with this value; 0 and forgotten when it is None."""
         if marker is None:
             self.seen.pop(connection, None)
@@ -51,84 +73,139 @@ class StallClock:
 
 
 class Sweeper:
-    """Ends connections that are idle, stalled or too slow.
+    """Ends connections that are idle, stalled or too slow, or whose peer has gone without being noticed.
 
     Args:
         loop: the loop they live in.
         connections: those to look after; the collection is the server's and changes.
-        limits: the time-outs. With none there is no sweep.
+        limits: the time-outs.
     """
 
     def __init__(self, loop: Loop, connections: Iterable[Connection], limits: Limits) -> None:
         self._loop = loop
         self._connections = connections
         self._limits = limits
-        self._stalled_writes = StallClock()
+        self._undelivered = StallClock()
         self._slow_messages = StallClock()
         armed = [
             timeout
             for timeout in (limits.idle_timeout_s, limits.message_timeout_s, limits.write_timeout_s)
             if timeout is not None
         ]
-        self._interval_s = min(max(min(armed, default=0) / _SWEEP_FRACTION, _SWEEP_MIN_S), _SWEEP_MAX_S)
-        self._timer = loop.call_later(self._interval_s, self._sweep) if armed else None
+        shortest = min(armed, default=_SWEEP_MAX_S * _SWEEP_FRACTION)
+        self._interval_s = min(max(shortest / _SWEEP_FRACTION, _SWEEP_MIN_S), _SWEEP_MAX_S)
+        self._late_s = max(self._interval_s / _LATE_FRACTION, _LATE_S)
+        self._only_looks = False
+        self._began = self._began_before = loop.now  # this sweep, and the one before
+        self._left: list[Connection] = []  # to look at in this sweep
+        self._timer: Timer | None = loop.call_later(self._interval_s, self._sweep)
 
     def stop(self) -> None:
         """No sweep any more. Safe to call twice."""
+        self._left.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def forget(self, connection: Connection) -> None:
         """The connection is over."""
-        for clock in (self._stalled_writes, self._slow_messages):
+        for clock in (self._undelivered, self._slow_messages):
             if clock.seen:
                 clock.seen.pop(connection, None)
 
     def _sweep(self) -> None:
-        self._sweep_some(list(self._connections), 0)
+        assert self._timer is not None
+        late_s = self._loop.now - self._timer.when
+        # Before anything else, as whatever goes wrong in this sweep must not be the end of all sweeps.
+        self._timer = self._loop.call_later(self._interval_s, self._sweep)
+        if self._left:
+            return  # the last one is still under way
+        # Not twice in a row: a loop that is always late has its time-outs, too.
+        self._only_looks = late_s > self._late_s and not self._only_looks
+        self._began_before, self._began = self._began, self._loop.now
+        self._left = list(self._connections)
+        self._sweep_some()
 
-    def _sweep_some(self, connections: list[Connection], start: int) -> None:
+    def _sweep_some(self) -> None:
+        some = self._left[-SWEEP_BATCH:]
+        del self._left[-SWEEP_BATCH:]
+        if self._left:
+            self._loop.call_soon(self._sweep_some)
         now = self._loop.now
-        idle_s = self._limits.idle_timeout_s
-        has_write_timeout = self._limits.write_timeout_s is not None
-        for connection in connections[start : start + SWEEP_BATCH]:
-            if connection.state is State.LINGERING or connection.state is State.CLOSED:
-                continue
-            activity = connection.bytes_received + connection.bytes_sent
-            if activity != connection.activity:
-                connection.activity = activity
-                connection.active_at = now
-            elif (
-                idle_s is not None
-                and now - connection.active_at >= idle_s
-                and not (connection.stalled and has_write_timeout)  # else it is the other time-out's to judge
-            ):
-                connection.end_for(LimitError("idle-timeout", f"no byte in {idle_s:g} s"))
-                continue
-            self._check_stalls(connection, now)
-        start += SWEEP_BATCH
-        if start < len(connections):
-            self._loop.call_soon(self._sweep_some, connections, start)
-        elif self._timer is not None:
-            self._timer = self._loop.call_later(self._interval_s, self._sweep)
+        for connection in some:
+            state = connection.state
+            if state is not _LINGERING and state is not _CLOSED:
+                self._look_at(connection, now)
 
-    def _check_stalls(self, connection: Connection, now: float) -> None:
-        message_s = self._limits.message_timeout_s
-        if message_s is not None:
-            try:
-                # Who is not being read can't finish a message, so no time runs for it.
-                unread = connection.paused or connection.closing
-                message = None if unread else connection.protocol.message_in_progress()
-            except Exception as error:
-                self._loop.log_exception(error, "connection %s aborted: its protocol raised", connection.peer)
+    def _look_at(self, connection: Connection, now: float) -> None:
+        activity = connection.bytes_received + connection.bytes_sent
+        quiet = activity == connection.activity
+        if not quiet:
+            connection.activity = activity
+            connection.active_at = now
+        elif connection.paused or connection.state is State.HALF_OPEN:
+            error = _error_of(connection)
+            if error is not None:
                 connection.end_for(error)
                 return
-            if self._slow_messages.unchanged_s(connection, message, now) >= message_s:
-                connection.end_for(LimitError("message-timeout", f"message not complete in {message_s:g} s"))
+        undelivered_s = None  # for how long nothing of what waits for the peer has got there; None if nothing waits
+        if (
+            connection.stalled
+            or connection in self._undelivered.seen
+            or (quiet and connection.active_at >= self._began_before)  # for the first time since something moved
+        ):
+            undelivered = _undelivered(connection)
+            known = connection in self._undelivered.seen
+            undelivered_s = self._undelivered.unchanged_s(connection, undelivered, now)
+            if undelivered is None:
+                undelivered_s = None
+            if known and not undelivered_s:
+                connection.active_at = now  # bytes have moved, from our kernel to the peer's
+        slow_s = self._message_unfinished_s(connection, now)
+        if not self._only_looks:
+            self._judge(connection, now - connection.active_at, slow_s, undelivered_s)
+
+    def _judge(self, connection: Connection, idle_s: float, slow_s: float, undelivered_s: float | None) -> None:
+        limits = self._limits
+        if limits.write_timeout_s is not None and undelivered_s is not None:
+            # Bytes that come from the peer are no sign that it reads.
+            patience_s = limits.write_timeout_s if connection.stalled else max(limits.write_timeout_s, _ON_ITS_WAY_S)
+            if undelivered_s >= patience_s:
+                text = f"not one byte read by the peer in {limits.write_timeout_s:g} s"
+                connection.end_for(LimitError("write-timeout", text))
                 return
-        write_s = self._limits.write_timeout_s
-        if write_s is not None:
-            marker = connection.bytes_sent if connection.stalled else None
-            if self._stalled_writes.unchanged_s(connection, marker, now) >= write_s:
-                connection.end_for(LimitError("write-timeout", f"not one byte read by the peer in {write_s:g} s"))
+        stalled = connection.stalled and limits.write_timeout_s is not None  # then that time-out is the one to judge
+        if limits.idle_timeout_s is not None and idle_s >= limits.idle_timeout_s and not stalled:
+            connection.end_for(LimitError("idle-timeout", f"no byte in {limits.idle_timeout_s:g} s"))
+            return
+        if limits.message_timeout_s is not None and slow_s >= limits.message_timeout_s:
+            text = f"message not complete in {limits.message_timeout_s:g} s"
+            connection.end_for(LimitError("message-timeout", text))
+
+    def _message_unfinished_s(self, connection: Connection, now: float) -> float:
+        if self._limits.message_timeout_s is None:
+            return 0.0
+        try:
+            # Who is not being read can't finish a message, so no time runs for it.
+            unread = connection.paused or connection.closing
+            message = None if unread else connection.protocol.message_in_progress()
+        except Exception as error:
+            self._loop.log_exception(error, "connection %s aborted: its protocol raised", connection.peer)
+            connection.end_for(error)
+            return 0.0
+        return self._slow_messages.unchanged_s(connection, message, now)
+
+
+def _undelivered(connection: Connection) -> object:
+    """What changes when the peer takes some of what waits for it, here or in the kernel; None if nothing waits."""
+    unacknowledged = unacknowledged_bytes(connection.socket)
+    return (connection.bytes_sent, unacknowledged) if connection.stalled or unacknowledged else None
+
+
+def _error_of(connection: Connection) -> OSError | None:
+    """Why the peer of a connection that nobody watches is gone, if it is."""
+    try:
+        code = connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    except OSError as error:
+        return error
+    return OSError(code, os.strerror(code)) if code else None

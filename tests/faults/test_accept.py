@@ -67,8 +67,8 @@ def test_01_out_of_descriptors_survives_and_stays_idle(spawn):
     assert "Traceback" not in server.log
     if hasattr(signal, "SIGUSR1"):
         server.signal(signal.SIGUSR1)
-        server.wait_for_log("slowest handler")
-        assert re.search(r"limits hit +.*\bdescriptors [1-9]", server.log), server.log
+        server.wait_for_log("slowest_handler")
+        assert re.search(r"limits_hit +.*\bdescriptors [1-9]", server.log), server.log
 
 
 # A server that would rest for longer than any test waits, so only a free descriptor can wake it.

@@ -152,10 +152,10 @@ def test_status_is_written_on_request_whatever_the_log_level(spawn):
     client = server.connect()
     assert client.ask(b"abc\n", 2) == b"3\n"
     server.signal(signal.SIGUSR1)
-    server.wait_for_log("slowest handler")
+    server.wait_for_log("slowest_handler")
     status = server.log.partition("status:")[2]
-    assert re.search(r"^  connections +1 of \d+ open$", status, re.M)
-    assert re.search(r"^  received +4 bytes$", status, re.M)
+    assert re.search(r"^  connections +1$", status, re.M)
+    assert re.search(r"^  received_bytes +4$", status, re.M)
 
 
 # ---------------------------------------------------------------------- 32

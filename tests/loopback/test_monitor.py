@@ -32,8 +32,8 @@ def test_a_blocking_handler_is_named_with_its_duration(logged: LoggedWarnings) -
             assert client.receive_exactly(1) == b"x"
         assert loop.slowest is not None
         assert re.match(r"Sleepy\.on_data", loop.slowest[1])
-        assert loop.reset_lag() >= 0.2
-        assert loop.worst_lag_s == 0
+        assert loop.worst_lag_s >= 0.2
+        assert loop.worst_lag_s >= 0.2  # to look at it changes nothing, so there may be two who do
         server.abort()
 
 

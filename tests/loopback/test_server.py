@@ -205,7 +205,7 @@ def test_addresses_without_connections_are_forgotten(start):
         assert client.ask(b"x", 1) == b"x"
         client.close()
         server.wait_empty()
-    assert not server.server._by_address
+    assert not server.server._by_origin
 
 
 def test_the_text_of_a_refusal_is_the_server_s(start, logged):

@@ -189,6 +189,7 @@ def test_all_settings_are_shown_as_they_are_in_force() -> None:
         "CHARCOUNT_MAX_MESSAGE=0",
         "CHARCOUNT_MAX_CONNECTIONS=10000",
         "CHARCOUNT_MAX_CONNECTIONS_PER_ADDRESS=0",
+        "CHARCOUNT_IPV6_PREFIX_BITS=64",
         "CHARCOUNT_IDLE_TIMEOUT=0",
         "CHARCOUNT_MESSAGE_TIMEOUT=0",
         "CHARCOUNT_WRITE_TIMEOUT=60",

@@ -22,6 +22,8 @@ ORDER = [
     "evloop.ratelimit",
     "evloop.core.timers",
     "evloop.core.poller",
+    "evloop.core.memory",
+    "evloop.core.signals",
     "evloop.core.watchdog",
     "evloop.core.loop",
     "evloop.net.state",

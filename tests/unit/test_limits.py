@@ -10,8 +10,21 @@ from evloop import Limits
 from evloop.server.descriptors import RESERVED_DESCRIPTORS, affordable_connections
 
 LEAST_ZERO = ["low_water_bytes", "linger_timeout_s", "linger_bytes", "drain_timeout_s"]
-LEAST_ONE = ["high_water_bytes", "max_unsent_bytes", "backlog", "accepts_per_pass", "max_connections"]
-ABOVE_ZERO_OR_NONE = ["max_connections_per_address", "idle_timeout_s", "message_timeout_s", "write_timeout_s"]
+LEAST_ONE = [
+    "high_water_bytes",
+    "max_unsent_bytes",
+    "backlog",
+    "accepts_per_pass",
+    "max_connections",
+    "ipv6_prefix_bits",
+]
+ABOVE_ZERO_OR_NONE = [
+    "kernel_unsent_bytes",
+    "max_connections_per_address",
+    "idle_timeout_s",
+    "message_timeout_s",
+    "write_timeout_s",
+]
 
 
 def test_every_limit_is_tested_here():
@@ -23,6 +36,12 @@ def test_must_not_be_negative(name):
     assert getattr(Limits(**{name: 0}), name) == 0
     with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
         Limits(**{name: -1})
+
+
+def test_an_ipv6_address_has_so_many_bits():
+    assert Limits(ipv6_prefix_bits=128).ipv6_prefix_bits == 128
+    with pytest.raises(ValueError, match="ipv6_prefix_bits must be at most 128, got 129"):
+        Limits(ipv6_prefix_bits=129)
 
 
 @pytest.mark.parametrize("name", LEAST_ONE)

@@ -112,6 +112,13 @@ def make_parser() -> CommandParser:
         metavar="N",
         help="of those, from one address (default: no limit)",
     )
+    limits.add_argument(
+        "--ipv6-prefix-bits",
+        type=whole_number,
+        default=_DEFAULTS.ipv6_prefix_bits,
+        metavar="N",
+        help="for that, IPv6 addresses are one if so many first bits are equal (default: %(default)s)",
+    )
     for flag, default, text in (
         ("--idle-timeout", _DEFAULTS.idle_timeout_s, "end a connection without a byte in either direction for so long"),
         ("--message-timeout", _DEFAULTS.message_timeout_s, "end one whose message, once begun, takes longer than this"),
@@ -156,6 +163,8 @@ def parse_arguments(parser: CommandParser, argv: list[str] | None, environ: Mapp
 
 def make_settings(parser: CommandParser, args: argparse.Namespace) -> ServiceSettings:
     """Settings from the options in force. Ends the process with a usage error if the reply can't be used."""
+    if not 1 <= args.ipv6_prefix_bits <= 128:
+        parser.error("argument --ipv6-prefix-bits: from 1 to 128")
     settings = ServiceSettings(
         framing=args.framing,
         template=args.reply,
@@ -164,6 +173,7 @@ def make_settings(parser: CommandParser, args: argparse.Namespace) -> ServiceSet
             backlog=args.backlog,
             max_connections=args.max_connections,
             max_connections_per_address=args.max_connections_per_address or None,
+            ipv6_prefix_bits=args.ipv6_prefix_bits,
             idle_timeout_s=args.idle_timeout or None,
             message_timeout_s=args.message_timeout or None,
             write_timeout_s=args.write_timeout or None,
