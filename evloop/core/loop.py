@@ -126,7 +126,7 @@ class Loop:
         self._stopping = False
         self._running = False
         self._closed = False
-        self._wakeup_reader, self._wakeup_writer = socket.socketpair()
+        self._wakeup_reader, self._wakeup_writer = self._wakeup_pair()
         self._wakeup_reader.setblocking(False)
         self._wakeup_writer.setblocking(False)
         self._signals = Signals(self._wakeup_writer.fileno())
@@ -329,6 +329,9 @@ class Loop:
         """Like `call_soon`, from any thread: wakes the loop up."""
         self._calls.append((callback, args))
         self._wake_up()
+
+    def _wakeup_pair(self) -> tuple[socket.socket, socket.socket]:
+        return socket.socketpair()
 
     def _wake_up(self) -> None:
         try:

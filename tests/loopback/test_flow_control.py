@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from evloop import Limits, Protocol
+from evloop import Protocol
 from harness import Recorder, RunningServer, recorder, small_limits, wait_until
 
 # More than the buffers of both kernels can take on loopback while nobody reads.
@@ -141,42 +141,6 @@ def test_nothing_is_delivered_after_on_close(start):
 # ---------------------------------------------------------------------- pausing
 
 
-def test_pause_holds_data_back_and_resume_delivers_it(start):
-    protocol = recorder()
-    server = start(protocol)
-    client = server.connect()
-    connection = server.connection()
-    server.call(connection.pause_reading)
-    server.call(connection.pause_reading)
-    client.send(b"hello")
-    server.passes(10)
-    assert protocol.received() == b""
-    server.call(connection.resume_reading)
-    wait_until(lambda: protocol.received() == b"hello")
-    server.call(connection.resume_reading)
-    client.send(b" again")
-    wait_until(lambda: protocol.received() == b"hello again")
-
-
-def test_paused_in_on_data(start):
-    class OneByOne(Recorder):
-        def on_data(self, data: bytes) -> bytes:
-            super().on_data(data)
-            self.connection.pause_reading()
-            return b"."
-
-    protocol = recorder(OneByOne)
-    server = start(protocol)
-    client = server.connect()
-    assert client.ask(b"a", 1) == b"."
-    client.send(b"b")
-    server.passes(10)
-    assert protocol.received() == b"a"
-    server.call(server.connection().resume_reading)
-    assert client.receive_exactly(1) == b"."
-    assert protocol.received() == b"ab"
-
-
 def test_the_peer_is_held_back_while_paused(start):
     protocol = recorder()
     server = start(protocol)
@@ -201,21 +165,6 @@ def test_a_paused_connection_can_still_write_and_close(start):
     assert client.receive_rest() == b""
     client.close()
     server.wait_empty()
-
-
-def test_the_end_of_a_paused_peer_is_told_after_its_data(start):
-    protocol = recorder()
-    server = start(protocol)
-    client = server.connect()
-    connection = server.connection()
-    server.call(connection.pause_reading)
-    client.send(b"last words")
-    client.close()
-    server.passes(10)
-    assert protocol.events == ["connect"]
-    server.call(connection.resume_reading)
-    server.wait_empty()
-    assert protocol.events == ["connect", ("data", b"last words"), "eof", "close"]
 
 
 # ---------------------------------------------------------------------- water marks
@@ -302,60 +251,6 @@ def test_a_connection_that_was_stalled_and_is_not_is_quiet_again(start):
     assert server.loop.passes - passes < 20
 
 
-def test_marks_for_a_producer_that_writes_on_its_own(start):
-    # It writes from timers: no event of the socket is there to notice that the peer has stopped reading.
-    class Producer(Recorder):
-        paused = False
-
-        def on_connect(self) -> None:
-            super().on_connect()
-            self.produce()
-
-        def produce(self) -> None:
-            if not self.paused and not self.connection.closing:
-                self.connection.write(bytes(65536))
-                self.connection.loop.call_soon(self.produce)
-
-        def on_high_water(self) -> None:
-            super().on_high_water()
-            self.paused = True
-
-        def on_low_water(self) -> None:
-            super().on_low_water()
-            self.paused = False
-            self.produce()
-
-    protocol = recorder(Producer)
-    limits = Limits(high_water_bytes=1 << 20, low_water_bytes=65536, max_unsent_bytes=1 << 22, max_connections=100)
-    server = start(protocol, limits)
-    client = server.connect(receive_buffer=8192)
-    wait_until(lambda: "high" in protocol.events or "close" in str(protocol.events))
-    connection = server.connection()
-    assert (1 << 20) < connection.unsent_bytes <= (1 << 20) + 2 * 65536
-    client.receive_exactly(FLOOD_BYTES)
-    wait_until(lambda: protocol.events.count("high") >= 2)
-    assert protocol.events[:4] == ["connect", "high", "low", "high"]
-
-
-def test_high_water_once_for_many_writes_of_one_callback(start):
-    protocol = recorder()
-    server = start(protocol, small_limits())
-    client = server.connect(receive_buffer=4096)
-    connection = server.connection()
-
-    def write_much() -> None:
-        for _ in range(1000):
-            connection.write(bytes(10_000))
-
-    server.call(write_much)
-    wait_until(lambda: "high" in protocol.events)
-    server.passes(5)
-    assert protocol.events == ["connect", "high"]
-    client.receive_exactly(10_000_000)
-    wait_until(lambda: "low" in protocol.events)
-    assert protocol.events == ["connect", "high", "low"]
-
-
 def test_the_cap_on_unsent_bytes_aborts(start):
     protocol = recorder()
     server = start(protocol, small_limits(max_unsent_bytes=1 << 20))
@@ -371,22 +266,6 @@ def test_the_cap_on_unsent_bytes_aborts(start):
     assert server.server.stats.failed == 1
     assert connection.unsent_bytes == 0
     assert client.socket.recv(1) == b"\0"
-
-
-def test_the_cap_within_one_callback(start):
-    class Much(Recorder):
-        def on_data(self, data: bytes) -> bytes:
-            for _ in range(1000):
-                self.connection.write(bytes(100_000))
-            return b"and more"
-
-    protocol = recorder(Much)
-    server = start(protocol, small_limits(max_unsent_bytes=1 << 20))
-    client = server.connect(receive_buffer=4096)
-    client.send(b"x")
-    wait_until(lambda: ("close", "LimitError") in protocol.events)
-    assert protocol.events == ["connect", ("close", "LimitError")]
-    assert server.limit_hits("unsent") == 1
 
 
 def test_one_slow_reader_does_not_hold_up_others(start):

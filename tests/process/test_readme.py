@@ -57,6 +57,12 @@ def test_server_in_ten_lines() -> None:
     stop(process)
 
 
+def test_protocol_in_memory() -> None:
+    names: dict[str, object] = {}
+    exec(code_block("python", "class Greeter").partition("\nserve(")[0], names)
+    exec(code_block("python", "MemoryStream"), names)
+
+
 def test_client_in_python() -> None:
     program = code_block("python", "CharCountClient")
     process, port = start("bin/charcount-server", "--port", "0")

@@ -42,6 +42,7 @@ ORDER = [
     "evloop.server.listener",
     "evloop.server.stats",
     "evloop.server.server",
+    "evloop.testing",
     "evloop.protocols.lineframer",
     "evloop.protocols.lines",
     "evloop.program.serve",

@@ -268,7 +268,9 @@ def test_a_raw_message_is_in_progress_while_a_character_is_incomplete():
     assert first is not None
     session.feed(b"\x9f")
     assert session.message_in_progress() == first
-    session.feed(b"\x98\x80")
+    session.feed(b"\x98\x80 and the next one \xc3")
+    assert session.message_in_progress() not in (None, first)
+    session.feed(b"\xa9")
     assert session.message_in_progress() is None
 
 
