@@ -10,47 +10,84 @@ from evloop._version import __version__
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.core.timers import Timer
-    from evloop.errors import CallbackResultError, ConnectError, EvloopError, LimitError, ListenError
+    from evloop.errors import (
+        CallbackResultError,
+        ConnectError,
+        ConnectionLostError,
+        EvloopError,
+        IncompleteReadError,
+        LimitError,
+        ListenError,
+    )
     from evloop.limits import Limits
     from evloop.net.connection import Connection
     from evloop.net.eventloop import EventLoop
     from evloop.net.protocol import Protocol
     from evloop.net.state import State
     from evloop.program.serve import prepare, serve
+    from evloop.protocols.handlers import connect
     from evloop.protocols.lineframer import LineFramer
     from evloop.protocols.lines import LineProtocol
+    from evloop.protocols.streams import Stream
+    from evloop.protocols.taskgroup import TaskGroup
+    from evloop.protocols.tasks import Cancelled
+    from evloop.protocols.waiting import Event, Queue, run_in_thread, sleep, timeout
     from evloop.server.server import Server
     from evloop.server.stats import ServerStats
 
 __all__ = [
     "CallbackResultError",
+    "Cancelled",
     "ConnectError",
     "Connection",
+    "ConnectionLostError",
+    "Event",
     "EventLoop",
     "EvloopError",
+    "IncompleteReadError",
     "LimitError",
     "Limits",
     "LineFramer",
     "LineProtocol",
     "ListenError",
     "Protocol",
+    "Queue",
     "Server",
     "ServerStats",
     "State",
+    "Stream",
+    "TaskGroup",
     "Timer",
     "__version__",
+    "connect",
     "prepare",
+    "run_in_thread",
     "serve",
+    "sleep",
+    "timeout",
 ]
 
 _MODULES = {
     "net.connection": ("Connection",),
-    "errors": ("CallbackResultError", "ConnectError", "EvloopError", "LimitError", "ListenError"),
+    "errors": (
+        "CallbackResultError",
+        "ConnectError",
+        "ConnectionLostError",
+        "EvloopError",
+        "IncompleteReadError",
+        "LimitError",
+        "ListenError",
+    ),
     "protocols.lineframer": ("LineFramer",),
     "limits": ("Limits",),
     "net.eventloop": ("EventLoop",),
     "net.protocol": ("Protocol",),
     "protocols.lines": ("LineProtocol",),
+    "protocols.streams": ("Stream",),
+    "protocols.handlers": ("connect",),
+    "protocols.taskgroup": ("TaskGroup",),
+    "protocols.tasks": ("Cancelled",),
+    "protocols.waiting": ("Event", "Queue", "run_in_thread", "sleep", "timeout"),
     "server.server": ("Server",),
     "server.stats": ("ServerStats",),
     "program.serve": ("prepare", "serve"),

@@ -77,9 +77,14 @@ class IncompleteReadError(EvloopError, EOFError):
 
 
 class CallbackResultError(EvloopError, TypeError):
-    """A callback returned something that can't be sent. The text says what, and what to return instead."""
+    """A callback returned something that can't be sent. The text says what, and what to return instead.
+
+    Attributes:
+        kind: the type of what it returned, with its module.
+    """
 
     def __init__(self, callback: Callable[..., object], result: object) -> None:
+        self.kind = f"{type(result).__module__}.{type(result).__qualname__}"
         name = getattr(callback, "__qualname__", repr(callback))
         if hasattr(result, "send") and hasattr(result, "close"):
             result.close()  # a coroutine: nobody will await it, and nobody needs to be told so a second time

@@ -29,6 +29,7 @@ from __future__ import annotations
 import selectors
 import socket
 import time
+from _thread import _local
 from collections import deque
 from collections.abc import Callable
 
@@ -57,6 +58,14 @@ if TYPE_CHECKING:
 
 
 _log = Logger("evloop")
+
+
+class _Running(_local):
+    loop: Loop | None = None
+
+
+# The loop that runs in this thread, if one does. For `evloop.protocols.tasks`: all others are given theirs.
+running = _Running()
 
 # A wait is never longer, whatever the timers say: some selectors overflow on a time-out of weeks.
 _MAX_WAIT_S = 86400.0
@@ -88,7 +97,7 @@ class Loop:
         pending_writes: what has something to send at the end of this pass: its ``flush()`` is called then, once
             for each time that it is in the list.
         passes: how many passes there have been.
-        task: the coroutine that ran last, for whoever runs some (`evloop.protocols.tasks`).
+        task: the coroutine that is running, for whoever runs some (`evloop.protocols.tasks`); else None.
         waiting: True while it waits for something to do.
         unwatched: set by the watchdog when it has stopped looking, as nothing happens.
         slow_passes: how many took longer than ``slow_pass_s``.
@@ -143,6 +152,7 @@ class Loop:
         if self._running or self._closed:
             raise RuntimeError("this loop is closed" if self._closed else "this loop is running already")
         self._running = True
+        outer, running.loop = running.loop, self
         self._pass_ended = self.clock()
         if self._slow_pass_s is not None:
             self._watchdog = Watchdog(self, self._slow_pass_s)
@@ -158,6 +168,7 @@ class Loop:
         finally:
             self._running = False
             self._stopping = False
+            running.loop = outer
             if self._watchdog is not None:
                 self._watchdog.stop()
                 self._watchdog = None

@@ -5,7 +5,11 @@ from __future__ import annotations
 from evloop.core.loop import Loop
 from evloop.limits import Limits
 from evloop.net.connector import Connector
-from evloop.net.protocol import Protocol
+from evloop.net.protocol import Protocol, is_handler
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from evloop.protocols.handlers import Handler
 
 
 class EventLoop(Loop):
@@ -16,7 +20,7 @@ class EventLoop(Loop):
 
     def connect(
         self,
-        protocol: Protocol,
+        protocol: Protocol | Handler,
         host: str,
         port: int,
         *,
@@ -30,10 +34,16 @@ class EventLoop(Loop):
         addresses they are tried in turn, each for ``timeout_s``.
 
         Args:
+            protocol: also an ``async def`` function of a stream, which runs when it is open; that it can't be opened is
+                logged then.
             limits: its sizes bound the connection. Its time-outs don't, they are for a server's clients: an owner of an
                 outgoing connection knows better what to wait for, and uses `call_later`.
 
         Returns:
             the attempt, which can be cancelled.
         """
+        if not isinstance(protocol, Protocol) and is_handler(protocol):
+            from evloop.protocols.handlers import Handlers  # here, as who does not need it does not load it
+
+            protocol = Handlers(self, protocol)()
         return Connector(self, protocol, host, port, timeout_s, Limits() if limits is None else limits)

@@ -7,11 +7,34 @@ in one of them costs its own connection, which is aborted, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.errors import ConnectError
     from evloop.net.connection import Connection
+
+# What a code object's flags say of ``async def``, and of a generator that `types.coroutine` has made awaitable; and of
+# an asynchronous generator.
+_CO_COROUTINE = 0x80 | 0x100
+_CO_ASYNC_GENERATOR = 0x200
+
+
+def is_handler(given: object) -> bool:
+    """Whether this is an ``async def`` function of a stream, which may stand where a protocol factory does.
+
+    Also a method, a partial of one, or an object whose ``__call__`` is one.
+
+    Raises:
+        TypeError: it is an asynchronous generator function, which is neither.
+    """
+    while isinstance(given, partial):
+        given = given.func
+    code = getattr(given, "__code__", None) or getattr(getattr(type(given), "__call__", None), "__code__", None)
+    flags: int = getattr(code, "co_flags", 0)
+    if flags & _CO_ASYNC_GENERATOR:
+        raise TypeError(f"{given!r} is an asynchronous generator: a handler has no yield, it calls stream.write")
+    return flags & _CO_COROUTINE != 0
 
 
 class Protocol:

@@ -17,6 +17,7 @@ from evloop.server.server import Server
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from evloop.protocols.handlers import Handler
     from evloop.server.stats import Value
 
 _log = Logger("evloop.server")
@@ -31,7 +32,7 @@ EXIT_CANNOT_LISTEN = 3
 
 
 def serve(
-    protocol_factory: Callable[[], Protocol],
+    protocol_factory: Callable[[], Protocol] | Handler,
     host: str = "127.0.0.1",
     port: int = 0,
     *,
@@ -46,7 +47,8 @@ def serve(
     be called in the main thread.
 
     Args:
-        protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass.
+        protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass. Or a handler, an ``async
+            def`` function of a stream.
         host, port: where to listen; port 0 lets the kernel pick one.
         limits: what bounds it. Default: `Limits()`, in which ``idle_timeout_s``, ``message_timeout_s`` and
             ``max_connections_per_address`` are off.
@@ -102,7 +104,7 @@ def prepare(loop: Loop, *servers: Server) -> None:
         if stopping or not servers:
             for server in servers:
                 server.abort()
-            loop.stop()
+            loop.call_soon(loop.stop)  # in the next pass, when handlers have seen that they are cancelled
             return
         stopping = True
         open_connections = sum(len(server.connections) for server in servers)

@@ -1,41 +1,33 @@
-"""Coroutines on the loop: tasks, groups of them, and how they wait and are cancelled.
+"""Coroutines on the loop: tasks, how they wait, and how they are cancelled.
 
 Theory of operation
 -------------------
 There is no scheduler. A task is a generator around the user's coroutine, and whoever has what the task waits for calls
 the generator's ``send``. For a task that reads a stream that is the connection itself: ``send`` is its data handler,
-what goes in is the chunk received, and what comes out is the reply (see `evloop.protocols.streams`). Everything else
-*parks* the task: it notes the number of the task's turn, and wakes it by `Loop.call_soon` with that number. A turn
+what goes in is the chunk received, and what comes out is the reply (see `evloop.protocols.conversation`). Everything
+else *parks* the task: it notes the number of the task's turn, and wakes it by `Loop.call_soon` with that number. A turn
 number is never used twice, so a wake that comes late (the timer of a sleep that was cancelled) means nothing.
+
+``loop.task`` is the task that runs, and None while none does. Whoever wakes a task sets it, and whoever makes it wait
+takes it away. So something that was made for another event loop, and waits by ways of its own, is found out: the next
+wait after it finds no task.
 
 Cancellation is a state, not an event. A `Scope` that was cancelled makes every wait inside it raise `Cancelled`, again
 and again, until the scope is left; so a ``finally`` or an ``except`` that waits can't undo it by accident. It is looked
 at only where a task waits: between two waits nothing is interrupted. A shielded scope does not see what is cancelled
-around it: that is how a ``finally`` cleans up in bounded time.
-
-What is guaranteed:
-
-* A task that is cancelled before it has begun never begins.
-* A wait in a cancelled scope raises even if what it waits for is there already.
-* `TaskGroup` ends when all its tasks have ended, and not before, whatever was raised or cancelled.
-* `sleep(0)` lets everybody else have one turn.
-* An interrupt (KeyboardInterrupt) is no error of a task: it goes through the loop.
-
-The names are those of asyncio where they mean the same. `Cancelled` is not asyncio's CancelledError, as it comes back.
+around it: that is how a ``finally`` cleans up in bounded time. What is guaranteed is listed in docs/coroutines.md.
 """
 
 from __future__ import annotations
 
 import types
-from _thread import _local
 from collections.abc import Callable, Coroutine, Generator
 
-from evloop.core.loop import Loop
+from evloop.core.loop import Loop, running
 from evloop.errors import EvloopError
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any
 
 
@@ -58,14 +50,8 @@ DONE: Any = _nothing()
 for _ in DONE:
     pass
 
-
-class _Running(_local):
-    """Whose task is running in this thread: that of the loop which runs in it."""
-
-    loop: Loop | None = None
-
-
-_running = _Running()
+# Whose functions raise RuntimeError when their own loop does not run.
+_OTHERS = ("anyio", "asyncio", "curio", "sniffio", "trio")
 
 
 def current_task() -> Task:
@@ -74,12 +60,14 @@ def current_task() -> Task:
     Raises:
         RuntimeError: not in a task.
     """
-    loop = _running.loop
-    task = None if loop is None else loop.task
+    loop = running.loop
+    task: Task | None = None if loop is None else loop.task
     if task is None:
-        raise RuntimeError("this can only be awaited in a task: in a handler that a server or a task group has started")
-    found: Task = task
-    return found
+        raise RuntimeError(
+            "this can only be awaited in a task (a handler, or what a task group has started); "
+            "and not after something that was made for another event loop, like asyncio.sleep"
+        )
+    return task
 
 
 class Scope:
@@ -89,12 +77,13 @@ class Scope:
         cancel_called: whether `cancel` was.
     """
 
-    __slots__ = ("_children", "_parent", "_shield", "_task", "cancel_called")
+    __slots__ = ("_children", "_parent", "cancel_called")
 
-    def __init__(self, shield: bool = False) -> None:
+    _shield = False
+    _task: Task | None  # in which it was entered
+
+    def __init__(self) -> None:
         self.cancel_called = False
-        self._shield = shield
-        self._task: Task | None = None  # in which it was entered
         self._parent: Scope | None = None
         self._children: dict[Scope, None] | None = None
 
@@ -104,28 +93,11 @@ class Scope:
             self.cancel_called = True
             self._tell()
 
-    def _enter(self, task: Task) -> None:
-        self._join(task.scope)
-        self._task = task
-        task.scope = self
-        if self._shield:
-            task.cancelled = False
-
-    def _exit(self) -> Task:
-        task = self._task
-        assert task is not None
-        assert self._parent is not None
-        task.scope = self._parent
-        self._leave()
-        task.cancelled = task.scope._is_cancelled()
-        return task
-
-    def _join(self, parent: Scope | None) -> None:
+    def _join(self, parent: Scope) -> None:
         self._parent = parent
-        if parent is not None:
-            if parent._children is None:
-                parent._children = {}
-            parent._children[self] = None
+        if parent._children is None:
+            parent._children = {}
+        parent._children[self] = None
 
     def _leave(self) -> None:
         parent, self._parent = self._parent, None
@@ -150,55 +122,81 @@ class Scope:
                 child._tell()
 
 
+class Block(Scope):
+    """A scope that a task enters and leaves: what ``async with`` is for."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._task: Task | None = None
+
+    def _enter(self, task: Task) -> None:
+        if self._task is not None:
+            raise RuntimeError(f"this {type(self).__name__} has been entered already")
+        self._join(task.scope)
+        self._task = task
+        task.scope = self
+        if self._shield:
+            task.cancelled = False
+
+    def _exit(self) -> Task:
+        task, self._task = self._task, None
+        assert task is not None
+        assert self._parent is not None
+        task.scope = self._parent
+        self._leave()
+        task.cancelled = task.scope._is_cancelled()
+        return task
+
+
+class Shelter(Block):
+    """A block in which nothing is seen of what is cancelled around it."""
+
+    __slots__ = ()
+
+    _shield = True
+
+
 class Task(Scope):
     """A coroutine that runs. Made by a server for each connection, and by `TaskGroup.create_task`.
 
-    To await it is to wait for its result, or for what it raised.
+    To await it is to wait for its result, or for what it raised. `cancel` is all else that a user needs.
 
     Attributes:
         loop: the loop it runs in.
         scope: the innermost scope that it is in.
         cancelled: whether its next wait raises `Cancelled`.
+        stream: whose data handler it is.
         turn: how often it has waited otherwise than for a stream.
         result, error: what it returned or raised; None before.
-        done: whether it has ended.
     """
 
-    __slots__ = (
-        "_deaf",
-        "_main",
-        "_on_done",
-        "cancelled",
-        "done",
-        "error",
-        "loop",
-        "result",
-        "scope",
-        "stream",
-        "turn",
-    )
+    __slots__ = ("_main", "_waiters", "cancelled", "error", "loop", "result", "scope", "stream", "turn")
 
-    def __init__(
-        self,
-        loop: Loop,
-        coroutine: Coroutine[Any, Any, Any],
-        parent: Scope | None = None,
-        on_done: Callable[[Task], object] | None = None,
-    ) -> None:
+    def __init__(self, loop: Loop, coroutine: Coroutine[Any, Any, Any], parent: Scope | None = None) -> None:
         super().__init__()
-        self._join(parent)
-        self._task = self
+        self.cancelled = False
+        if parent is not None:
+            self._join(parent)
+            self.cancelled = parent._is_cancelled()
         self.loop = loop
         self.scope: Scope = self
-        self.stream: Any = None  # whose data handler it is
+        self.stream: Any = None
         self.turn = 0
-        self.done = False
         self.result: Any = None
         self.error: BaseException | None = None
-        self.cancelled = parent is not None and parent._is_cancelled()
-        self._deaf = False
-        self._on_done = on_done
+        self._waiters: dict[Task, None] | None = None  # who awaits it
         self._main: Generator[bytes | None, Any, None] | None = _drive(self, coroutine)
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._main is None
+
+    @property
+    def _task(self) -> Task:  # type: ignore[override]
+        return self
 
     @property
     def send(self) -> Callable[[Any], bytes | None]:
@@ -208,79 +206,99 @@ class Task(Scope):
 
     def start(self) -> bytes | None:
         """Run it up to its first wait, at once."""
-        loop = self.loop
-        if _running.loop is not loop:
-            _running.loop = loop
-        before, loop.task = loop.task, self
+        outer, running.loop = running.loop, self.loop  # it may not run yet
         try:
-            reply = self.send(None)
-            _check_foreign(reply)
+            return self._go_on(self.send, None)
         finally:
-            loop.task = before
-        return reply
+            running.loop = outer
 
     def step(self, turn: int) -> None:
         """Go on, if the task still is in that turn. For whoever it waits for."""
-        if turn == self.turn and not self.done:
-            try:
-                self.start()
-            except ForeignAwaitableError as error:
-                self._throw_in(error)
-
-    def check_cancelled(self) -> None:
-        """Raise `Cancelled` in a scope that is: for whatever could be waited for and need not be."""
-        if self.cancelled and not self._deaf:
-            raise Cancelled
+        if turn == self.turn and self._main is not None:
+            self._go_on(self._main.send, None)
 
     def wake(self) -> None:
         """Have it go on soon. For whoever it waits for."""
         self.loop.call_soon(self.step, self.turn)
 
+    def throw(self, error: BaseException) -> bytes | None:
+        """Go on with it by an exception, unless it has ended."""
+        return None if self._main is None else self._go_on(self._main.throw, error)
+
+    def check_cancelled(self) -> None:
+        """Raise `Cancelled` in a scope that is: for whatever could be waited for and need not be."""
+        if self.cancelled:
+            raise Cancelled
+
+    def _go_on(self, resume: Callable[[Any], bytes | None], value: object) -> bytes | None:
+        loop = self.loop
+        before, loop.task = loop.task, self
+        try:
+            reply = resume(value)
+        finally:
+            loop.task = before
+        if reply is not None and not isinstance(reply, bytes):
+            return self.throw(foreign(f"{type(reply).__module__}.{type(reply).__qualname__}"))
+        return reply
+
     def _look_at_scopes(self) -> None:
         self.cancelled = self.scope._is_cancelled()
         if self.cancelled:
-            self.loop.call_soon(self._throw)
+            self.loop.call_soon(self._cancel_now)
 
-    def _throw(self) -> None:
-        if self.cancelled and not self.done and not self._deaf:
-            self._throw_in(Cancelled())
-
-    def _throw_in(self, error: BaseException) -> None:
-        loop = self.loop
-        _running.loop = loop
-        before, loop.task = loop.task, self
-        try:
-            assert self._main is not None
-            self._main.throw(error)
-        finally:
-            loop.task = before
+    def _cancel_now(self) -> None:
+        if self.cancelled:
+            self.throw(Cancelled())
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        if not self.done:
-            waiter = current_task()
-            before = self._on_done
-
-            def done(task: Task) -> None:
-                if before is not None:
-                    before(task)
-                waiter.wake()
-
-            self._on_done = done
+        waiter = current_task()
+        if waiter is self:
+            raise RuntimeError("a task can't wait for itself")
+        if self._main is None:
+            waiter.check_cancelled()
+        else:
+            if self._waiters is None:
+                self._waiters = {}
+            self._waiters[waiter] = None
             try:
                 yield from park(waiter)
             finally:
-                if not self.done:
-                    self._on_done = before
-        else:
-            current_task().check_cancelled()
+                if self._waiters is not None:
+                    del self._waiters[waiter]
         if isinstance(self.error, Cancelled):
             raise EvloopError("the task was cancelled")  # that is no reason to cancel who waits for it
         if self.error is not None:
             raise self.error
         return self.result
 
+    def _end(self, error: BaseException | None) -> None:
+        """The coroutine is over."""
+        self.loop.task = None
+        if error is not None:
+            # Without the frame of `_drive`, which refers to this task: it is no news to the user, and makes a cycle.
+            trace = error.__traceback__
+            self.error = error.with_traceback(None if trace is None else trace.tb_next)
+            _explain(error)
+        self._leave()
+        if self.stream is not None:
+            self.stream.detach()
+        # It refers to itself: cut here, so that it goes now and not when the collector comes round.
+        self._main = None
+        self.scope = NOWHERE
+        waiters, self._waiters = self._waiters, None
+        for task in waiters or ():
+            task.wake()
+        self._ended()
+
+    def _ended(self) -> None:
+        """It has ended: for whoever has started it."""
+
     def __repr__(self) -> str:
         return f"<Task {'done' if self.done else 'cancelled' if self.cancelled else 'running'} turn={self.turn}>"
+
+
+# Where a task is that has ended.
+NOWHERE = Scope()
 
 
 @types.coroutine
@@ -292,108 +310,39 @@ def _drive(task: Task, coroutine: Coroutine[Any, Any, Any]) -> Generator[bytes |
             raise Cancelled
         task.result = yield from coroutine
     except (Exception, Cancelled) as error:
-        task.error = error
-    task.done = True
-    task._leave()
-    on_done, task._on_done = task._on_done, None
-    if on_done is not None:
-        on_done(task)
-    reply = None
-    if task.stream is not None:
-        reply = task.stream._detach()
-    # A task refers to itself in two ways: cut here, so that it goes now and not when the collector comes round.
-    task._main = None
-    task._task = None
-    task.scope = _NO_SCOPE
-    yield reply
-
-
-_NO_SCOPE = Scope()
-
-
-def _check_foreign(yielded: object) -> None:
-    if yielded is not None and not isinstance(yielded, bytes):
-        kind = f"{type(yielded).__module__}.{type(yielded).__qualname__}"
-        raise ForeignAwaitableError(
-            f"a task awaited a {kind}, which another event loop would have to bring on: use what evloop has for it"
-        )
+        task._end(error)
+    else:
+        task._end(None)
+    yield None  # to whoever has sent it the last thing
 
 
 @types.coroutine
 def park(task: Task) -> Generator[bytes | None, Any, None]:
     """Wait until `Task.wake`, or `Task.step` with this turn. A caller undoes what it has arranged, in a ``finally``."""
     task.check_cancelled()
-    stream = task.stream
-    reply = None if stream is None else stream._detach()
+    if task.stream is not None:
+        task.stream.detach()
+    task.loop.task = None
     try:
-        yield reply
+        yield None
     finally:
+        task.loop.task = task
         task.turn += 1
 
 
-# ---------------------------------------------------------------------- tasks that belong together
+def foreign(kind: str) -> ForeignAwaitableError:
+    """What is raised where something was awaited that another event loop would have to bring on."""
+    return ForeignAwaitableError(
+        f"a task awaited a {kind}, which another event loop would have to bring on: use what evloop has for it"
+    )
 
 
-class TaskGroup(Scope):
-    """``async with TaskGroup() as group:`` ends when all tasks have ended that were created in it.
-
-    An error in one of them, or in the block itself, cancels the others.
-
-    Raises:
-        BaseExceptionGroup: what they raised, together; at the end of the block.
-    """
-
-    __slots__ = ("_errors", "_tasks", "_waiting")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._tasks: dict[Task, None] = {}
-        self._errors: list[BaseException] = []
-        self._waiting = False
-
-    async def __aenter__(self) -> TaskGroup:
-        self._enter(current_task())
-        return self
-
-    def create_task(self, coroutine: Coroutine[Any, Any, Any]) -> Task:
-        """Run a coroutine beside the others; it begins in this pass of the loop or the next."""
-        if self._task is None:
-            coroutine.close()
-            raise RuntimeError("this task group has not begun, or has ended")
-        task = Task(self._task.loop, coroutine, self, self._task_ended)
-        self._tasks[task] = None
-        task.wake()
-        return task
-
-    def _task_ended(self, task: Task) -> None:
-        del self._tasks[task]
-        if task.error is not None and not isinstance(task.error, Cancelled):
-            self._errors.append(task.error)
-            self.cancel()
-        if not self._tasks and self._waiting:
-            self._waiting = False
-            assert self._task is not None
-            self._task.wake()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        task = self._task
-        assert task is not None
-        if error is not None:
-            self.cancel()
-        while self._tasks:
-            # The tasks are told by the scope; this wait ends when they have ended, and so must not be cut short itself.
-            self._waiting = task._deaf = True
-            try:
-                await park(task)
-            finally:
-                task._deaf = False
-        self._exit()
-        self._task = None
-        if error is not None and not isinstance(error, Cancelled):
-            self._errors.insert(0, error)
-        if self._errors:
-            errors, self._errors = self._errors, []
-            raise BaseExceptionGroup("errors in a task group", errors)
-        return kind is Cancelled and self.cancel_called and not task.cancelled
+def _explain(error: BaseException) -> None:
+    """Say in words what is wrong if a function of another event loop complains that its loop is not there."""
+    if isinstance(error, RuntimeError) and error.__traceback__ is not None:
+        trace = error.__traceback__
+        while trace.tb_next is not None:
+            trace = trace.tb_next
+        name = trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+        if name in _OTHERS:
+            error.add_note(f"{name} works in its own event loop only, and this is evloop's: use what evloop has for it")

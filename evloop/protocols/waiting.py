@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from evloop.protocols.tasks import DONE, Cancelled, Scope, Task, current_task, park
+from evloop.protocols.tasks import DONE, Block, Cancelled, Task, current_task, park
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -23,37 +23,50 @@ async def sleep(seconds: float) -> None:
         timer.cancel()
 
 
-class timeout(Scope):
+class timeout(Block):
     """``async with timeout(5):`` cancels what is inside after five seconds, and raises TimeoutError then.
 
     Args:
-        seconds: how long.
+        seconds: how long; None for ever: then it is a scope to `cancel`.
         shield: what is cancelled outside is not seen inside: for a ``finally`` that has to wait for something, and must
             not wait for ever.
     """
 
-    __slots__ = ("_seconds", "_timer")
+    __slots__ = ("_seconds", "_shield", "_timer")
 
-    def __init__(self, seconds: float, *, shield: bool = False) -> None:
-        super().__init__(shield)
+    def __init__(self, seconds: float | None, *, shield: bool = False) -> None:
+        super().__init__()
+        self._shield = shield
         self._seconds = seconds
 
     def __aenter__(self) -> Awaitable[None]:
         task = current_task()
         self._enter(task)
-        self._timer = task.loop.call_later(self._seconds, self.cancel)
+        self._timer = None if self._seconds is None else task.loop.call_later(self._seconds, self._expire)
         done: Awaitable[None] = DONE
         return done
 
+    def _expire(self) -> None:
+        self._timer = None
+        self.cancel()
+
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Awaitable[None]:
-        self._timer.cancel()
+    ) -> Awaitable[bool | None]:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
         task = self._exit()
         if kind is Cancelled and self.cancel_called and not task.cancelled:
-            raise TimeoutError(f"not done within {self._seconds:g} s") from None
+            if timer is None and self._seconds is not None:
+                raise TimeoutError(f"not done within {self._seconds:g} s") from None
+            return _true()  # cancelled by hand
         done: Awaitable[None] = DONE
         return done
+
+
+async def _true() -> bool:
+    return True
 
 
 class Event:
@@ -109,8 +122,8 @@ class Queue:
         return len(self._items)
 
     def put_nowait(self, item: Any) -> bool:
-        """Put it in if there is room, and say whether there was."""
-        if len(self._items) >= self._max_items:
+        """Put it in if there is room and nobody waits for some, and say whether that was so."""
+        if self._putters or len(self._items) >= self._max_items:
             return False
         self._items.append(item)
         _wake_first(self._getters)
@@ -152,3 +165,34 @@ async def _wait_turn(waiters: dict[Task, None], ready: Callable[[], bool]) -> No
         del waiters[task]
         if ready():
             _wake_first(waiters)
+
+
+async def run_in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Call ``function(*args)`` in a thread, and return or raise what it does.
+
+    A cancelled wait ends at once. The function can't be interrupted: it runs on, and what it returns is dropped.
+    """
+    task = current_task()
+    turn = task.turn
+    outcome: list[Any] = []
+
+    def done(value: Any) -> None:
+        outcome.append(value)
+        task.step(turn)
+
+    def failed(error: BaseException) -> None:
+        outcome.extend((None, error))
+        task.step(turn)
+
+    task.check_cancelled()
+    job = task.loop.run_in_thread(function, *args, on_done=done, on_error=failed)
+    try:
+        await park(task)
+    finally:
+        job.cancel()
+    try:
+        if len(outcome) > 1:
+            raise outcome[1]
+        return outcome[0]
+    finally:
+        del outcome, failed  # this frame is in the error's traceback

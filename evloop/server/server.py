@@ -13,7 +13,7 @@ from evloop.errors import LimitError, ListenError
 from evloop.limits import Limits
 from evloop.log import WARNING, Logger
 from evloop.net.connection import Connection
-from evloop.net.protocol import Protocol
+from evloop.net.protocol import Protocol, is_handler
 from evloop.net.sockets import origin, peer_text
 from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener, open_listeners
@@ -24,6 +24,7 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
+    from evloop.protocols.handlers import Handler, Handlers
     from evloop.server.stats import Value
 
     # What makes a connection: called with the same as `Connection`, which is the default.
@@ -49,7 +50,8 @@ class Server:
 
     Args:
         loop: the loop to live in. Not owned.
-        protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass.
+        protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass. Or a handler, an ``async
+            def`` function of a stream (`evloop.protocols.streams.Stream`), which runs as the connection's task.
         limits: what bounds it.
         refusal: what is sent to a client over a connection limit before it is closed, made from the limit's name and
             number. Default: ``ERR too-many-connections limit 10000`` and LF.
@@ -67,7 +69,7 @@ class Server:
     def __init__(
         self,
         loop: Loop,
-        protocol_factory: Callable[[], Protocol],
+        protocol_factory: Callable[[], Protocol] | Handler,
         limits: Limits | None = None,
         *,
         refusal: Callable[[str, int], bytes] = lambda limit, number: b"ERR %s limit %d\n" % (limit.encode(), number),
@@ -78,7 +80,12 @@ class Server:
         self.stats = ServerStats()
         self.listeners: list[Listener] = []
         self.max_connections = self._affordable(self.limits.max_connections)
-        self._protocol_factory = protocol_factory
+        self._handlers: Handlers | None = None
+        if is_handler(protocol_factory):
+            from evloop.protocols.handlers import Handlers  # here, as who does not need it does not load it
+
+            protocol_factory = self._handlers = Handlers(loop, protocol_factory, self._check_stopped)  # type: ignore[arg-type]
+        self._protocol_factory: Callable[[], Protocol] = protocol_factory  # type: ignore[assignment]
         self._refusal = refusal
         self._refused: set[Connection] = set()
         self._by_origin: Counter[object] = Counter()
@@ -170,6 +177,12 @@ class Server:
             if not listener.resting:
                 listener.accept_up_to(self.limits.backlog + 1)
             listener.close()
+        if self.loop.task is None:
+            self._drain_connections()
+        else:  # a handler has called this, which can't be given what has arrived before it waits again
+            self.loop.call_soon(self._drain_connections)
+
+    def _drain_connections(self) -> None:
         for connection in list(self.connections):
             connection.drain()
 
@@ -190,17 +203,24 @@ class Server:
         self.abort()
 
     def abort(self) -> None:
-        """Stop at once: close listeners and connections, drop what is unsent."""
+        """Stop at once: close listeners and connections, drop what is unsent.
+
+        Handlers are cancelled; they have 3 s for what they do in ``finally``, unless this is called again.
+        """
         self.stopping = True
         for listener in self.listeners:
             listener.close()
         self.aborted = self.aborted or bool(self.connections)
         for connection in [*self.connections, *self._refused]:
             connection.abort()
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+        if self._handlers is not None:
+            self._handlers.abort()
         self._check_stopped()
 
     def _check_stopped(self) -> None:
-        if not self.stopping or self.connections:
+        if not self.stopping or self.connections or (self._handlers is not None and self._handlers.unfinished):
             return
         for connection in list(self._refused):
             connection.abort()
