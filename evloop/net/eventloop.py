@@ -42,8 +42,10 @@ class EventLoop(Loop):
         Returns:
             the attempt, which can be cancelled.
         """
-        if not isinstance(protocol, Protocol) and is_handler(protocol):
+        if not isinstance(protocol, Protocol):
             from evloop.protocols.handlers import Handlers  # here, as who does not need it does not load it
 
+            if not is_handler(protocol):
+                raise TypeError(f"{protocol!r} is neither a Protocol object nor an async function of a stream")
             protocol = Handlers(self, protocol)()
         return Connector(self, protocol, host, port, timeout_s, Limits() if limits is None else limits)

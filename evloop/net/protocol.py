@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # an asynchronous generator.
 _CO_COROUTINE = 0x80 | 0x100
 _CO_ASYNC_GENERATOR = 0x200
+_CALL = "__call__"
 
 
 def is_handler(given: object) -> bool:
@@ -30,7 +31,8 @@ def is_handler(given: object) -> bool:
     """
     while isinstance(given, partial):
         given = given.func
-    code = getattr(given, "__code__", None) or getattr(getattr(type(given), "__call__", None), "__code__", None)
+    call = given if hasattr(given, "__code__") else getattr(type(given), _CALL, None)
+    code = getattr(call, "__code__", None)
     flags: int = getattr(code, "co_flags", 0)
     if flags & _CO_ASYNC_GENERATOR:
         raise TypeError(f"{given!r} is an asynchronous generator: a handler has no yield, it calls stream.write")

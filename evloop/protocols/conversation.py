@@ -2,23 +2,21 @@
 
 Theory of operation
 -------------------
-A `Conversation` is a protocol whose callbacks are what its reader waits for. While a task waits for its data, the
-``send`` of the task's generator is the connection's data handler: the chunk goes in, the task's code runs up to its
-next wait, and what it has written by then comes out as the reply, which leaves at once. Nothing is between the two, so
-a coroutine costs what a callback costs. While the task waits for something else, what arrives is kept, up to the
-high-water mark, and then the connection is paused.
+A `Conversation` is a protocol whose data handler goes on with the task that reads. The chunk that has arrived is put
+down, the task's code runs up to its next wait, and what it has written by then is the reply, which leaves at once. No
+scheduler is between the two, so a coroutine costs what a callback costs. While the task waits for something else, what
+arrives is kept, up to the high-water mark, and then the connection is paused.
 """
 
 from __future__ import annotations
 
-import types
 from collections.abc import Awaitable, Callable, Generator
 
 from evloop.core.loop import Loop
-from evloop.errors import CallbackResultError, ConnectionLostError
+from evloop.errors import ConnectionLostError
 from evloop.net.protocol import Protocol
 from evloop.protocols.readbuffer import ReadBuffer
-from evloop.protocols.tasks import DONE, Task, current_task, foreign, park
+from evloop.protocols.tasks import DONE, Cancelled, Task, current_task, park
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -29,6 +27,9 @@ if TYPE_CHECKING:
 _COLLECTED_WRITES = 64
 _COLLECTED_BYTES = 1024
 
+# What a task waits by that waits for data: an iterator over this, which ends when it is resumed.
+_ONCE = (None,)
+
 
 class Conversation(Protocol):
     """Both directions of a connection, for tasks. One of them may read at a time, any may write.
@@ -37,7 +38,7 @@ class Conversation(Protocol):
         max_line_bytes: the longest line; a longer one is a `LimitError`. It is held in memory while it is unfinished.
     """
 
-    __slots__ = ("_early", "_ended", "_high", "_lost", "_out", "_reader", "_unread", "_writers")
+    __slots__ = ("_arrived", "_ended", "_high", "_lost", "_out", "_reader", "_unread", "_writers")
 
     message_end = b"\n"
     max_line_bytes = 65536
@@ -46,7 +47,8 @@ class Conversation(Protocol):
         # What was written since data woke the reader: leaves as the reply to that data. None while it does not run so.
         self._out: list[bytes] | None = None
         self._unread = ReadBuffer(self.max_line_bytes)  # has arrived, and was not taken
-        self._early: bytearray | None = None  # arrived while nobody was reading
+        # What has just arrived, empty at the end (bytes); what has arrived while nobody was reading (bytearray).
+        self._arrived: bytes | bytearray | None = None
         self._reader: Task | None = None
         self._writers: dict[Task, None] | None = None  # who waits until less is unsent
         self._high = False  # above the high-water mark, as the connection has said
@@ -94,11 +96,6 @@ class Conversation(Protocol):
         """Close at once, and drop what is unsent."""
         self._out = None
         self.connection.abort()
-
-    def _reply(self) -> bytes | None:
-        """What was collected: taken out, as the reply to the data that woke the reader."""
-        out, self._out = self._out, None
-        return b"".join(out) if out else None
 
     def _hand_on(self) -> None:
         """Give what was collected to the connection."""
@@ -148,30 +145,30 @@ class Conversation(Protocol):
 
     # ------------------------------------------------------------------ reading
 
-    @types.coroutine
-    def _more(self) -> Generator[bytes | None, bytes, bytes]:
-        """The next chunk, or nothing at the end."""
-        task = current_task()
-        task.check_cancelled()
-        if self._early is not None:
-            data, self._early = bytes(self._early), None
-            if not self._ended:
-                self.connection.resume_reading()
-            return data
-        if self._ended:
-            return self._end()
+    def __await__(self) -> Generator[Any, Any, None]:
+        """To await a stream is to wait until something has arrived that was not taken yet, or the end."""
         loop = self.connection.loop
+        task = loop.task
+        if task is None:
+            task = current_task()
+        if task.cancelled:
+            raise Cancelled
+        if self._arrived is not None or self._ended:
+            return iter(())  # type: ignore[return-value]
         if self._reader is not task:
             self._attach(task)
         loop.task = None
-        data = yield self._reply()
-        loop.task = task
-        if not data:
-            return self._end()
-        self._out = []
-        return data
+        return iter(_ONCE)  # type: ignore[return-value]
 
-    def _end(self) -> bytes:
+    def _take_arrived(self) -> bytes:
+        """What has arrived, after a wait for it; nothing at the end."""
+        data, self._arrived = self._arrived, None
+        if data:
+            if type(data) is bytes:
+                return data
+            if not self._ended:
+                self.connection.resume_reading()
+            return bytes(data)
         if isinstance(self._lost, Exception):
             self._check_lost()
         return b""
@@ -182,7 +179,6 @@ class Conversation(Protocol):
         if task.stream is not None:
             task.stream.detach()
         self._reader, task.stream = task, self
-        self.connection.set_data_handler(task.send)
 
     def detach(self) -> None:
         """Its reader has ended, or waits for something else: what arrives is kept."""
@@ -191,31 +187,46 @@ class Conversation(Protocol):
             task.stream = None
         self._hand_on()
         self._out = None
-        if not self._lost:
-            self.connection.set_data_handler(self._keep)
+
+    def _feed(self, data: bytes) -> bytes | None:
+        """The connection's data handler."""
+        reader = self._reader
+        if reader is None:
+            self._keep(data)
+            return None
+        self._arrived = data
+        self._out = []
+        reader.resume()
+        out, self._out = self._out, None
+        return b"".join(out) if out else None
+
+    def _collected(self) -> bytes | None:
+        """What was written since the reader was woken: the reply."""
+        out, self._out = self._out, None
+        return b"".join(out) if out else None
 
     def _keep(self, data: bytes) -> None:
-        if self._early is None:
-            self._early = bytearray()
-        self._early += data
-        if len(self._early) >= self.connection.limits.high_water_bytes:
+        held = self._arrived
+        if type(held) is not bytearray:
+            held = self._arrived = bytearray(held or b"")
+        held += data
+        if len(held) >= self.connection.limits.high_water_bytes:
             self.connection.pause_reading()
 
     # ------------------------------------------------------------------ the connection's callbacks
 
     def data_handler(self) -> Callable[[bytes], bytes | None]:
-        return self._keep
+        return self._feed
 
     def held_bytes(self) -> int:
-        return self._unread.held_bytes + len(self._early or b"")
+        return self._unread.held_bytes + len(self._arrived or b"")
 
     def message_in_progress(self) -> int | None:
         return self._unread.message_in_progress()
 
     def on_eof(self) -> bytes | None:
         self._ended = True
-        reader = self._reader
-        return None if reader is None else reader.send(b"")
+        return None if self._reader is None else self._feed(b"")
 
     def on_drain(self) -> None:
         """The server stops: for the handler that is the end of what it reads."""
@@ -234,12 +245,7 @@ class Conversation(Protocol):
         self._ended = True
         self._lost = error or True
         self._out = None
-        reader = self._reader
-        if isinstance(error, CallbackResultError) and reader is not None:
-            # Nothing but what a task awaits comes out of it, so it awaits something that is not ours.
-            self.connection.loop.call_soon(reader.throw, foreign(error.kind))
-        else:
-            self._wake_reader_soon()
+        self._wake_reader_soon()
         self.on_low_water()
 
     def _wake_reader_soon(self) -> None:
@@ -247,9 +253,8 @@ class Conversation(Protocol):
             self.connection.loop.call_soon(self._wake_reader)
 
     def _wake_reader(self) -> None:
-        reader = self._reader
-        if reader is not None:
-            reply = reader.send(b"")
+        if self._reader is not None:
+            reply = self._feed(b"")
             if reply:
                 self.connection.write(reply)
 

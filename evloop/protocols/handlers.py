@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _log = Logger("evloop.server")
 
-# How long cancelled handlers whose connection is gone have for what they do in ``finally``: to write a last record, say.
+# How long cancelled handlers whose connection is gone have for what they do in ``finally``: write a last record, say.
 CLEANUP_S = 3.0
 
 
@@ -91,7 +91,8 @@ class _Handled(Stream):
         self._task = task = _HandlerTask(connection.loop, self._handlers.handler(self), self)
         self._attach(task)
         self._out = []
-        return task.start()
+        task.start()
+        return self._collected()
 
     def on_connect_error(self, error: ConnectError) -> None:
         self._handlers.loop.log_limited(WARNING, "%s", error)  # nobody else would be told

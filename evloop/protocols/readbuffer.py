@@ -3,9 +3,9 @@
 Theory of operation
 -------------------
 A chunk is cut into lines by one ``split``, and they are handed out by an iterator over that list: nothing is cheaper
-for each line. The beginning of a line that has not ended is kept apart. Who wants bytes instead gets them from the chunk
-that the remaining lines were cut from, so nothing is lost, and nothing is kept twice before that. What is left as bytes
-then is cut line by line, so who takes lines and bytes in turn does not have the rest cut again and again.
+for each line. The beginning of a line that has not ended is kept apart. Who wants bytes instead gets them from the
+chunk that the remaining lines were cut from, so nothing is lost, and nothing is kept twice before that. What is left as
+bytes then is cut line by line, so who takes lines and bytes in turn does not have the rest cut again and again.
 """
 
 from __future__ import annotations

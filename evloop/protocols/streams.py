@@ -3,15 +3,13 @@
 Theory of operation
 -------------------
 Lines are cut from a chunk all at once (`evloop.protocols.readbuffer`), and ``async for`` goes over them in an
-asynchronous generator, which costs least for each. When there are none left, the generator awaits the stream itself,
-which is then the innermost iterator of the reader: the chunk that arrives comes to its ``send``, with nothing made for
-the wait. What was cut and not taken is turned back into bytes when somebody reads bytes, so ``break`` out of
-`Stream.lines` loses nothing.
+asynchronous generator, which costs least for each. What was cut and not taken is turned back into bytes when
+somebody reads bytes, so ``break`` out of `Stream.lines` loses nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Generator
 
 from evloop.errors import IncompleteReadError, LimitError
 from evloop.protocols.conversation import Conversation
@@ -21,8 +19,6 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
-
-_AT_ONCE: Iterator[Any] = iter(())  # to await it is not to wait
 
 
 class Stream(Conversation):
@@ -54,7 +50,8 @@ class Stream(Conversation):
             raise ValueError(f"at_most must be at least 1, got {at_most}")
         held = self._unread.as_bytes()
         if not held:
-            data = await self._more()
+            await self
+            data = self._take_arrived()
             if len(data) <= at_most:
                 return data
             held += data
@@ -89,59 +86,25 @@ class Stream(Conversation):
         return _take(held, at + len(end))
 
     async def _more_onto(self, held: bytearray) -> None:
-        data = await self._more()
+        await self
+        data = self._take_arrived()
         if not data:
             raise IncompleteReadError(_take(held, len(held)))
         held += data
 
-    # ------------------------------------------------------------------ waiting for lines
-
-    def __await__(self) -> Iterator[bytes | None]:
-        """To await a stream is to wait until `ReadBuffer.lines` has some: for `lines` and `batches`.
-
-        Raises:
-            _NothingMore: nothing comes any more.
-        """
+    def _cut_again(self) -> bool:
+        """Cut a line of what was left as bytes. False if there is none, and more is needed."""
         unread = self._unread
-        if unread.cut_again():
-            return _AT_ONCE
         unread.nothing()
-        task = self.connection.loop.task
-        if self._reader is not task or self._early is not None or self._ended or task is None or task.cancelled:
-            return self._wait_for_lines()
-        # The same without a generator, as it is nearly always so: who has waited for this stream waits for it again.
-        return self
+        return unread.cut_again()
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> bytes | None:
-        self.connection.loop.task = None
-        return self._reply()
-
-    def send(self, data: bytes) -> None:
-        """Data has come for the reader, which waits for lines; empty at the end."""
-        self.connection.loop.task = self._reader
-        if data:
-            self._out = []
-            self._unread.cut(data)
-        else:
-            self._end()
-            if not self._unread.cut_last():
-                raise _NothingMore
-        raise StopIteration
-
-    def throw(self, error: BaseException) -> None:
-        """The reader is to wait no longer."""
-        self.connection.loop.task = self._reader
-        raise error
-
-    def _wait_for_lines(self) -> Generator[bytes | None, bytes, None]:
-        data = yield from self._more()
+    def _cut(self) -> bool:
+        """Cut what has arrived. False at the end."""
+        data = self._take_arrived()
         if data:
             self._unread.cut(data)
-        elif not self._unread.cut_last():
-            raise _NothingMore
+            return True
+        return self._unread.cut_last()
 
     # ------------------------------------------------------------------ as a context
 
@@ -178,13 +141,11 @@ def _take(held: bytearray, size: int) -> bytes:
     return data
 
 
-class _NothingMore(Exception):
-    """There are no lines any more."""
-
-
 class _Lines:
-    """What `Stream.lines` returns: ``async for`` takes the generator, which costs less for a line; ``anext`` takes the
-    method, which can be called again after it was cancelled.
+    """What `Stream.lines` returns. It holds nothing: another one goes on where this one was left.
+
+    ``async for`` takes the generator, which costs less for a line; ``anext`` takes the method, which can be called
+    again after it was cancelled.
     """
 
     __slots__ = ("_stream",)
@@ -200,10 +161,21 @@ class _Lines:
         while True:
             for line in stream._unread.lines:
                 return line
-            try:
+            if not stream._cut_again():
                 await stream
-            except _NothingMore:
-                raise StopAsyncIteration from None
+                if not stream._cut():
+                    raise StopAsyncIteration
+
+
+async def _each_line(stream: Stream) -> AsyncIterator[bytes]:
+    unread = stream._unread
+    while True:
+        for line in unread.lines:
+            yield line
+        if not stream._cut_again():
+            await stream
+            if not stream._cut():
+                return
 
 
 class _Batches:
@@ -214,32 +186,14 @@ class _Batches:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
-    def __aiter__(self) -> AsyncIterator[list[bytes]]:
-        return _each_batch(self._stream)
+    def __aiter__(self) -> Self:
+        return self
 
     async def __anext__(self) -> list[bytes]:
-        async for lines in self:
-            return lines
-        raise StopAsyncIteration
-
-
-async def _each_line(stream: Stream) -> AsyncIterator[bytes]:
-    while True:
-        for line in stream._unread.lines:
-            yield line
-        try:
-            await stream
-        except _NothingMore:
-            return
-
-
-async def _each_batch(stream: Stream) -> AsyncIterator[list[bytes]]:
-    while True:
-        lines = list(stream._unread.lines)
-        if lines:
-            yield lines
-            del lines
-        try:
-            await stream
-        except _NothingMore:
-            return
+        stream = self._stream
+        while not (lines := list(stream._unread.lines)):
+            if not stream._cut_again():
+                await stream
+                if not stream._cut():
+                    raise StopAsyncIteration
+        return lines

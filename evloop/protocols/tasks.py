@@ -2,15 +2,17 @@
 
 Theory of operation
 -------------------
-There is no scheduler. A task is a generator around the user's coroutine, and whoever has what the task waits for calls
-the generator's ``send``. For a task that reads a stream that is the connection itself: ``send`` is its data handler,
-what goes in is the chunk received, and what comes out is the reply (see `evloop.protocols.conversation`). Everything
-else *parks* the task: it notes the number of the task's turn, and wakes it by `Loop.call_soon` with that number. A turn
-number is never used twice, so a wake that comes late (the timer of a sleep that was cancelled) means nothing.
+There is no scheduler. A task is a coroutine, and whoever has what it waits for goes on with it: `Task.resume` runs it
+up to its next wait, and returns. For a task that reads a stream that is the connection itself, in its data handler (see
+`evloop.protocols.conversation`). Everything else *parks* the task: it notes the number of the task's turn, and wakes it
+by `Loop.call_soon` with that number. A turn number is never used twice, so a wake that comes late (the timer of a sleep
+that was cancelled) means nothing.
 
-``loop.task`` is the task that runs, and None while none does. Whoever wakes a task sets it, and whoever makes it wait
-takes it away. So something that was made for another event loop, and waits by ways of its own, is found out: the next
-wait after it finds no task.
+Nothing is passed through a wait: it yields None, and is resumed with None. That way what a task waits by can be an
+iterator that costs next to nothing, and there is nothing around the user's coroutine that would have to be kept.
+
+``loop.task`` is the task that runs, and None while none does. Who goes on with a task sets it, and what makes it wait
+takes it away. So what was made for another event loop, and waits by ways of its own, is found out at once.
 
 Cancellation is a state, not an event. A `Scope` that was cancelled makes every wait inside it raise `Cancelled`, again
 and again, until the scope is left; so a ``finally`` or an ``except`` that waits can't undo it by accident. It is looked
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Cancelled(BaseException):
-    """Raised by a wait in a cancelled scope. Let it pass: the scope that was cancelled catches it."""
+    """Raised by a wait in a cancelled scope. Let it pass: whoever cancelled the scope deals with it."""
 
 
 class ForeignAwaitableError(EvloopError, TypeError):
@@ -64,8 +66,7 @@ def current_task() -> Task:
     task: Task | None = None if loop is None else loop.task
     if task is None:
         raise RuntimeError(
-            "this can only be awaited in a task (a handler, or what a task group has started); "
-            "and not after something that was made for another event loop, like asyncio.sleep"
+            "this can only be awaited in a task: in a handler that a server has started, or what a task group has"
         )
     return task
 
@@ -172,7 +173,7 @@ class Task(Scope):
         result, error: what it returned or raised; None before.
     """
 
-    __slots__ = ("_main", "_waiters", "cancelled", "error", "loop", "result", "scope", "stream", "turn")
+    __slots__ = ("_coroutine", "_waiters", "cancelled", "error", "loop", "result", "scope", "stream", "turn")
 
     def __init__(self, loop: Loop, coroutine: Coroutine[Any, Any, Any], parent: Scope | None = None) -> None:
         super().__init__()
@@ -187,59 +188,73 @@ class Task(Scope):
         self.result: Any = None
         self.error: BaseException | None = None
         self._waiters: dict[Task, None] | None = None  # who awaits it
-        self._main: Generator[bytes | None, Any, None] | None = _drive(self, coroutine)
+        self._coroutine: Coroutine[Any, Any, Any] | None = coroutine
 
     @property
     def done(self) -> bool:
         """Whether it has ended."""
-        return self._main is None
+        return self._coroutine is None
 
     @property
     def _task(self) -> Task:  # type: ignore[override]
         return self
 
-    @property
-    def send(self) -> Callable[[Any], bytes | None]:
-        """Goes on with the task, which gets the value and returns what is to be sent on the stream it reads."""
-        assert self._main is not None
-        return self._main.send
-
-    def start(self) -> bytes | None:
-        """Run it up to its first wait, at once."""
-        outer, running.loop = running.loop, self.loop  # it may not run yet
+    def start(self) -> None:
+        """Run it up to its first wait, at once. Also where the loop does not run yet, and in another task."""
+        loop = self.loop
+        outer, running.loop = running.loop, loop
+        before = loop.task
         try:
-            return self._go_on(self.send, None)
+            self.resume()
         finally:
+            loop.task = before
             running.loop = outer
+
+    def resume(self) -> None:
+        """Run it up to its next wait. It must wait, or not have begun."""
+        # On the way of each message: nothing is called here that can be spared.
+        coroutine, loop = self._coroutine, self.loop
+        assert coroutine is not None
+        loop.task = self
+        try:
+            waits_by = coroutine.send(None)
+        except StopIteration as stop:
+            self._end(stop.value, None)
+        except (Exception, Cancelled) as error:
+            self._end(None, error)
+        else:
+            if waits_by is not None or loop.task is not None:
+                self.throw(_foreign(waits_by))
 
     def step(self, turn: int) -> None:
         """Go on, if the task still is in that turn. For whoever it waits for."""
-        if turn == self.turn and self._main is not None:
-            self._go_on(self._main.send, None)
+        if turn == self.turn and self._coroutine is not None:
+            self.resume()
 
     def wake(self) -> None:
         """Have it go on soon. For whoever it waits for."""
         self.loop.call_soon(self.step, self.turn)
 
-    def throw(self, error: BaseException) -> bytes | None:
+    def throw(self, error: BaseException) -> None:
         """Go on with it by an exception, unless it has ended."""
-        return None if self._main is None else self._go_on(self._main.throw, error)
+        coroutine, loop = self._coroutine, self.loop
+        if coroutine is None:
+            return
+        loop.task = self
+        try:
+            waits_by = coroutine.throw(error)
+        except StopIteration as stop:
+            self._end(stop.value, None)
+        except (Exception, Cancelled) as raised:
+            self._end(None, raised)
+        else:
+            if waits_by is not None or loop.task is not None:
+                self.throw(_foreign(waits_by))
 
     def check_cancelled(self) -> None:
         """Raise `Cancelled` in a scope that is: for whatever could be waited for and need not be."""
         if self.cancelled:
             raise Cancelled
-
-    def _go_on(self, resume: Callable[[Any], bytes | None], value: object) -> bytes | None:
-        loop = self.loop
-        before, loop.task = loop.task, self
-        try:
-            reply = resume(value)
-        finally:
-            loop.task = before
-        if reply is not None and not isinstance(reply, bytes):
-            return self.throw(foreign(f"{type(reply).__module__}.{type(reply).__qualname__}"))
-        return reply
 
     def _look_at_scopes(self) -> None:
         self.cancelled = self.scope._is_cancelled()
@@ -254,7 +269,7 @@ class Task(Scope):
         waiter = current_task()
         if waiter is self:
             raise RuntimeError("a task can't wait for itself")
-        if self._main is None:
+        if self._coroutine is None:
             waiter.check_cancelled()
         else:
             if self._waiters is None:
@@ -271,19 +286,20 @@ class Task(Scope):
             raise self.error
         return self.result
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, result: object, error: BaseException | None) -> None:
         """The coroutine is over."""
         self.loop.task = None
+        self.result = result
         if error is not None:
-            # Without the frame of `_drive`, which refers to this task: it is no news to the user, and makes a cycle.
+            # Without the frame of `resume`, which refers to this task: it is no news to the user, and makes a cycle.
             trace = error.__traceback__
             self.error = error.with_traceback(None if trace is None else trace.tb_next)
             _explain(error)
         self._leave()
         if self.stream is not None:
             self.stream.detach()
+        self._coroutine = None
         # It refers to itself: cut here, so that it goes now and not when the collector comes round.
-        self._main = None
         self.scope = NOWHERE
         waiters, self._waiters = self._waiters, None
         for task in waiters or ():
@@ -302,38 +318,23 @@ NOWHERE = Scope()
 
 
 @types.coroutine
-def _drive(task: Task, coroutine: Coroutine[Any, Any, Any]) -> Generator[bytes | None, Any, None]:
-    """All of a task's life. What it yields is what its stream is to send."""
-    try:
-        if task.cancelled:
-            coroutine.close()
-            raise Cancelled
-        task.result = yield from coroutine
-    except (Exception, Cancelled) as error:
-        task._end(error)
-    else:
-        task._end(None)
-    yield None  # to whoever has sent it the last thing
-
-
-@types.coroutine
-def park(task: Task) -> Generator[bytes | None, Any, None]:
+def park(task: Task) -> Generator[None, None, None]:
     """Wait until `Task.wake`, or `Task.step` with this turn. A caller undoes what it has arranged, in a ``finally``."""
     task.check_cancelled()
     if task.stream is not None:
         task.stream.detach()
     task.loop.task = None
     try:
-        yield None
+        yield
     finally:
-        task.loop.task = task
         task.turn += 1
 
 
-def foreign(kind: str) -> ForeignAwaitableError:
+def _foreign(waits_by: object) -> ForeignAwaitableError:
     """What is raised where something was awaited that another event loop would have to bring on."""
+    what = "something" if waits_by is None else f"a {type(waits_by).__module__}.{type(waits_by).__qualname__}"
     return ForeignAwaitableError(
-        f"a task awaited a {kind}, which another event loop would have to bring on: use what evloop has for it"
+        f"a task awaited {what} that another event loop would have to bring on: use what evloop has for it"
     )
 
 

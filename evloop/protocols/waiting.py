@@ -195,4 +195,4 @@ async def run_in_thread(function: Callable[..., Any], *args: Any) -> Any:
             raise outcome[1]
         return outcome[0]
     finally:
-        del outcome, failed  # this frame is in the error's traceback
+        outcome.clear()  # this frame is in the error's traceback
