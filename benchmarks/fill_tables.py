@@ -6,23 +6,25 @@ browser does not show, ``<!-- figures: NAME -->`` and ``<!-- end -->``; its head
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:
+    __import__("_root")
 
+from benchmarks.common.arguments import Parser
+from benchmarks.common.paths import ROOT
+from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_OK, print_error, run_program
+from benchmarks.comparison.files import FileError, read_document, write_whole
 from benchmarks.comparison.results import Results
 from benchmarks.comparison.scenarios import SCENARIOS
-from benchmarks.peers.registry import OURS, PEERS, ROOT
+from benchmarks.peers.registry import OURS, PEERS
 
 DOCUMENTS = (ROOT / "docs" / "analysis.md", ROOT / "docs" / "analysis.id.md")
 
-EXIT_DIFFERENT = 1
-EXIT_CANNOT_RUN = 3
+EXIT_DIFFERENT = EXIT_FAILED
 
 _SERVERS = ("c-epoll", OURS, "uvloop-protocol", "asyncio-protocol", "asyncio-streams", "socketserver")
 _CONNECTIONS = ("connections-10", "connections-100", "connections-1000", "connections-10000")
@@ -84,9 +86,10 @@ def _kernel(results: Results) -> Iterator[list[str]]:
         for scenario in ("inflight-1", "inflight-16"):
             cpu_us = _found(results, scenario, server, "cpu_us")
             share = _found(results, scenario, server, "kernel_share")
-            known = cpu_us is not None and share is not None
-            line += [_significant(cpu_us * share if known else None)]
-            line += [_significant(cpu_us * (1 - share) if known else None)]
+            if cpu_us is None or share is None:
+                line += [_NOTHING, _NOTHING]
+            else:
+                line += [_significant(cpu_us * share), _significant(cpu_us * (1 - share))]
         yield line
 
 
@@ -118,27 +121,34 @@ def _line(cells: list[str]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="fill_tables.py", description="Fill in the tables of the analysis.")
+    parser = Parser(
+        prog="fill_tables.py",
+        description="Fill in the tables of the analysis.",
+        epilog="Exit status: 0 done; 1 --check has found a difference; 2 wrong usage; 3 cannot read or write.",
+    )
     parser.add_argument("results", type=Path, metavar="FILE", help="what versus.py --json wrote")
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is not up to date")
     args = parser.parse_args(argv)
-    try:
-        results = Results.from_json(json.loads(args.results.read_text()))
-    except (OSError, ValueError, KeyError) as error:
-        print(f"fill_tables.py: cannot read {args.results}: {error}", file=sys.stderr)
-        return EXIT_CANNOT_RUN
     different = False
-    for document in DOCUMENTS:
-        text = document.read_text()
-        new = filled(text, results)
-        if new != text:
+    try:
+        results, _ = read_document(args.results)
+        if not results.finished:
+            raise FileError(f"{args.results} is from a comparison that was interrupted")
+        for document in DOCUMENTS:
+            text = document.read_text(encoding="utf-8")
+            new = filled(text, results)
+            if new == text:
+                continue
             different = True
             if args.check:
-                print(f"{document.relative_to(ROOT)}: a table is not what {args.results} says", file=sys.stderr)
+                print_error(f"{document.relative_to(ROOT)}: a table is not what {args.results} says")
             else:
-                document.write_text(new)
-    return EXIT_DIFFERENT if args.check and different else 0
+                write_whole(document, new)
+    except (FileError, OSError) as error:
+        print_error(f"fill_tables.py: {error}")
+        return EXIT_CANNOT_RUN
+    return EXIT_DIFFERENT if args.check and different else EXIT_OK
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("fill_tables.py", main))

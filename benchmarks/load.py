@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+if not __package__:
+    __import__("_root")
 
-from benchmarks.loadgen import streams  # noqa: E402  (needs nothing but the standard library)
+from benchmarks.common import streams  # of the standard library only
 
 _MODULES = ("psutil", "hdrh", "rich", "matplotlib")
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Compare this project's server with its rivals: ``python benchmarks/versus.py``.
 
 Every server in turn, a fresh process each time, round after round (A B C A B C ...), server and generator on a core
@@ -8,47 +9,71 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
-import json
-import os
-import subprocess
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:
+    __import__("_root")
 
+from benchmarks.common import native
+from benchmarks.common.arguments import Parser, positive, seconds
+from benchmarks.common.descriptors import raise_descriptor_limit
+from benchmarks.common.streams import (
+    EXIT_CANNOT_RUN,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_NOT_WRITTEN,
+    EXIT_OK,
+    CannotWrite,
+    print_error,
+    print_out,
+    run_program,
+)
+from benchmarks.comparison import files, report
 from benchmarks.comparison import machine as machine_description
-from benchmarks.comparison import native, report
-from benchmarks.comparison.commands import COMMANDS
+from benchmarks.comparison.calibration import calibrate
 from benchmarks.comparison.results import Results
-from benchmarks.comparison.runner import RunError, Runner, Timing, cores, raise_descriptor_limit
+from benchmarks.comparison.rounds import Comparison, participants
+from benchmarks.comparison.runner import DESCRIPTORS, Runner, Timing, cores
 from benchmarks.comparison.scenarios import SCENARIOS, Scenario
-from benchmarks.peers.registry import OURS, PEERS, Peer
+from benchmarks.peers.registry import PEERS, Peer, ours_under
 
-SCHEMA = 1
-EXIT_FAILED = 1
-EXIT_CANNOT_RUN = 3
-EXIT_INTERRUPTED = 130
 _QUICK = ("inflight-1", "inflight-16", "inflight-256")
-_CAPACITY_OF = "asyncio-protocol"
+
+
+class CannotRun(Exception):
+    """Nothing was measured. The text is one line that says why and what to do."""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="versus.py",
         description="Compare the server with its rivals.",
-        epilog="Exit status: 0 done, 1 a run failed (a wrong reply, say), 2 wrong usage, 3 cannot run.",
+        epilog="Exit status: 0 done; 1 a run failed (a wrong reply, say); 2 wrong usage; 3 cannot run; 5 measured, but "
+        "not all could be written (where the figures are then is said on stderr); 130 interrupted (what was measured "
+        "until then is shown and written, and marked).",
     )
     parser.add_argument("--scenario", "-s", type=_names(SCENARIOS), metavar="NAME,...", help="default: all; see --list")
     parser.add_argument(
         "--servers", "-S", type=_names(PEERS), metavar="NAME,...", help="default: all that can run here"
     )
-    parser.add_argument("--rounds", "-r", type=_positive(int), metavar="N", help="default: 5; with --quick 2")
-    parser.add_argument("--duration", type=_positive(float), metavar="SECONDS", help="measured in each run; default: 1")
-    parser.add_argument("--warmup", type=_positive(float), metavar="SECONDS", help="before that; default: 0.3")
+    parser.add_argument(
+        "--python",
+        type=_pythons,
+        default=[],
+        metavar="NAME=PATH,...",
+        help="run our server under these Pythons as well, as evloop@NAME",
+    )
+    parser.add_argument("--rounds", "-r", type=positive, metavar="N", help="default: 5; with --quick 2")
+    parser.add_argument("--duration", type=seconds, metavar="SECONDS", help="measured in each run; default: 1")
+    parser.add_argument("--warmup", type=seconds, metavar="SECONDS", help="before that; default: 0.3")
     parser.add_argument("--quick", action="store_true", help=f"a first look: {', '.join(_QUICK)}; short runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all runs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write tables (Markdown) and plots (SVG, PNG)")
@@ -59,7 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
     def parse(text: str) -> list[str]:
-        names = text.split(",")
+        names = list(dict.fromkeys(text.split(",")))  # each once, in the order given
         for name in names:
             if name not in known:
                 raise argparse.ArgumentTypeError(f"no {name!r}; there are: {', '.join(known)}")
@@ -68,190 +93,251 @@ def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
     return parse
 
 
-def _positive(number_type: type[int] | type[float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        number = number_type(text)
-        if not 0 < number < 1e6:
-            raise argparse.ArgumentTypeError(f"must be greater than 0: {text}")
-        return number
+def _pythons(text: str) -> list[Peer]:
+    pairs = [part.partition("=")[::2] for part in text.split(",")]
+    for name, path in pairs:
+        if not re.fullmatch(r"[\w.+-]+", name) or not path:
+            raise argparse.ArgumentTypeError("give NAME=PATH,..., for instance new=/usr/bin/python3.13")
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise argparse.ArgumentTypeError("each needs a name of its own")
+    return [ours_under(name, path) for name, path in pairs]
 
-    parse.__name__ = number_type.__name__  # for argparse's message about what is no number
-    return parse
 
-
-def list_everything() -> None:
-    print("Scenarios:")
-    for scenario in SCENARIOS.values():
-        print(f"  {scenario.name:<18} {scenario.title}")
-    print("Servers:")
+def list_everything() -> str:
+    lines = ["Scenarios:"]
+    lines += [f"  {scenario.name:<18} {scenario.title}" for scenario in SCENARIOS.values()]
+    lines += ["Servers:"]
     for peer in PEERS.values():
         missing = peer.missing()
-        print(f"  {peer.name:<18} {peer.kind:<10} {'not here: ' + missing if missing else peer.version()}")
-    print(report.legend(PEERS))
+        lines.append(f"  {peer.name:<24} {peer.kind:<10} {'not here: ' + missing if missing else peer.version()}")
+    return "\n".join([*lines, report.legend(PEERS)])
 
 
-def participants(scenario: Scenario, chosen: Sequence[str] | None) -> list[Peer]:
-    """Who runs in a scenario: those asked for, else the scenario's own choice, as far as they can run here."""
-    everybody = [peer.name for peer in PEERS.values() if not peer.only_in or scenario.name in peer.only_in]
-    names = chosen or scenario.servers or everybody
-    return [PEERS[name] for name in names if PEERS[name].missing() is None]
-
-
-class Comparison:
-    """Runs scenarios, family by family; results are shown as each family is done, progress on stderr."""
-
-    def __init__(self, chosen: Sequence[str] | None, rounds: int, runner: Runner) -> None:
-        self.results = Results()
-        self._chosen = chosen
-        self._rounds = rounds
-        self._runner = runner
-        self._shown: set[str] = set()
-        self._start = time.monotonic()
-        self._progress_shown = sys.stderr.isatty()
-
-    def run(self, scenarios: Sequence[Scenario]) -> bool:
-        """Run and show them all. After Ctrl-C, show what there is, and return False."""
-        try:
-            self._run_families(scenarios)
-        except KeyboardInterrupt:
-            print("\nversus.py: interrupted; this is what there is", file=sys.stderr)
-            for scenario in scenarios:
-                if scenario.name in self.results.runs.keys() - self._shown:
-                    self._show(scenario)
-            return False
-        return True
-
-    def _run_families(self, scenarios: Sequence[Scenario]) -> None:
-        """Every scenario of a family in turn within each round, so that they can be compared with each other too."""
-        for _, group in itertools.groupby(scenarios, key=lambda scenario: scenario.family or scenario.name):
-            family = list(group)
-            rates = {scenario.name: self._rate(scenario) for scenario in family}
-            for number in range(self._rounds):
-                for scenario in family:
-                    if scenario.max_rounds is None or number < scenario.max_rounds:
-                        self._round(scenario, number, rates[scenario.name])
-            self._show_progress("")
-            for scenario in family:
-                self._show(scenario)
-
-    def _show(self, scenario: Scenario) -> None:
-        print(report.as_text(self.results, scenario), flush=True)
-        self._shown.add(scenario.name)
-
-    def _round(self, scenario: Scenario, number: int, rate: float) -> None:
-        if scenario.mode == "command":
-            self._show_progress(f"{scenario.name} round {number + 1}")
-            try:
-                for name, figures in COMMANDS[scenario.name](self._runner.directory).items():
-                    self.results.add(scenario.name, name, number, figures)
-            except (RunError, OSError, subprocess.SubprocessError) as error:
-                self.results.fail(scenario.name, OURS, str(error))
-            return
-        for peer in participants(scenario, self._chosen):
-            self._show_progress(f"{scenario.name} round {number + 1} {peer.name}")
-            try:
-                figures = self._runner.run(scenario, peer, number + 1, rate)
-                self.results.add(scenario.name, peer.name, number, figures)
-            except RunError as error:
-                self.results.fail(scenario.name, peer.name, str(error))
-
-    def _rate(self, scenario: Scenario) -> float:
-        """For open loop: half of what the yardstick answers in a second at most."""
-        if scenario.mode != "open":
-            return 0.0
-        yardstick = SCENARIOS["inflight-1"]
-        return 0.5 * max(self._runner.run(yardstick, PEERS[_CAPACITY_OF], seed)["per_s"] for seed in (1, 2))
-
-    def _show_progress(self, text: str) -> None:
-        if self._progress_shown:
-            line = f"{time.monotonic() - self._start:4.0f} s  {text}" if text else ""
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-
-
-def measure(args: argparse.Namespace, scenarios: Sequence[Scenario]) -> tuple[Results, dict[str, object], bool]:
-    """Run it all.
-
-    Returns:
-        the results, the machine they are from, and whether it got to the end.
+def check_servers(asked_for: Iterable[Peer]) -> None:
+    """See that each server that was asked for by name can run here.
 
     Raises:
-        native.BuildError: the generator can't be compiled.
+        CannotRun: one can't.
     """
+    missing = [f"{peer.name}: {reason}" for peer in asked_for if (reason := peer.missing()) is not None]
+    if missing:
+        raise CannotRun(f"{'; '.join(missing)} (the rivals in Python come with  pip install -e '.[bench]')")
+
+
+def check_plots(out: Path | None) -> None:
+    """See that plots can be drawn, if they are wanted.
+
+    Raises:
+        CannotRun: they can't be.
+    """
+    if out is not None and importlib.util.find_spec("matplotlib") is None:
+        raise CannotRun("--out needs matplotlib: run  pip install -e '.[bench]'  first")
+
+
+class Session:
+    """Where a comparison's results go: to stdout, to a file, to a directory. One that fails does not stop the others.
+
+    Attributes:
+        problems: what could not be written, in words.
+    """
+
+    def __init__(self, args: argparse.Namespace, results: Results, machine: dict[str, Any]) -> None:
+        self.problems: list[str] = []
+        self._args = args
+        self._results = results
+        self._machine = machine
+        self._stdout_works = True
+        self._kept = False
+
+    @property
+    def useless(self) -> bool:
+        """Nobody would see anything of what is measured from now on."""
+        return not (self._stdout_works or self._args.json or self._args.out)
+
+    def show(self, text: str) -> None:
+        """Print on stdout, as long as that works."""
+        if text and self._stdout_works:
+            try:
+                print_out(text)
+            except CannotWrite as error:
+                self._stdout_works = False
+                self.problems.append(str(error))
+
+    def keep(self, *, for_good: bool = False) -> None:
+        """Write the figures that there are by now. That it fails is a problem only ``for_good``, in the end.
+
+        What can't be replaced, a pipe say, is written to in the end only.
+        """
+        if self._args.json and (for_good or files.is_replaced(self._args.json)):
+            try:
+                files.write_whole(self._args.json, self._document())
+                self._kept = True
+            except files.FileError as error:
+                self._kept = False
+                if for_good:
+                    self.problems.append(str(error))
+
+    def rescue(self) -> None:
+        """If something could not be written, and the figures are in no file, put them into one elsewhere."""
+        if self.problems and not self._kept and self._results.runs:
+            try:
+                self.problems.append(f"the figures are in {files.save_elsewhere(self._document())}")
+            except files.FileError as error:
+                self.problems.append(str(error))
+
+    def draw(self, scenarios: Sequence[Scenario]) -> None:
+        """Write the tables and plots, if they are asked for."""
+        out = self._args.out
+        if out is None:
+            return
+        from benchmarks.comparison import plots  # slow to import, and not everyone has matplotlib
+
+        words = machine_description.in_words(self._machine)
+        try:
+            names = plots.draw_all(self._results, words, out)
+            files.write_whole(out / "versus.md", report.document(self._results, scenarios, words, names))
+        except files.FileError as error:
+            self.problems.append(str(error))
+        except OSError as error:
+            self.problems.append(f"cannot write to {out}: {error.strerror}")
+
+    def show_rest(self) -> None:
+        """What stands under all tables."""
+        results = self._results
+        self.show(report.growth_as_text(results))
+        self.show(report.legend(server for servers in results.runs.values() for server in servers))
+        self.show(machine_description.in_words(self._machine))
+        if not results.finished:
+            self.show(report.INTERRUPTED)
+
+    def _document(self) -> str:
+        return files.as_document(self._results, self._machine, sys.argv[1:])
+
+
+def measure(args: argparse.Namespace) -> int:
+    """Run what was asked for, show it, write it. Returns the exit status.
+
+    Raises:
+        CannotRun: it can't be run, or could not be written afterwards.
+    """
+    names = args.scenario or (_QUICK if args.quick else list(SCENARIOS))
+    scenarios = [SCENARIOS[name] for name in names]
+    check_servers([*(PEERS[name] for name in args.servers or ()), *args.python])
+    if sys.stdout is None and not (args.json or args.out):
+        raise CannotRun("stdout is closed, and there is no --json and no --out: nobody would see the figures")
+    try:
+        files.check_writable(args.json, args.out)
+    except files.FileError as error:
+        raise CannotRun(str(error)) from None
+    check_plots(args.out)
     timing = Timing(
         warmup_s=args.warmup if args.warmup is not None else 0.2 if args.quick else 0.3,
         duration_s=args.duration if args.duration is not None else 0.4 if args.quick else 1.0,
     )
-    raise_descriptor_limit()
+    raise_descriptor_limit(DESCRIPTORS)
     if len(set(cores())) < 2:
-        print("versus.py: only one core: server and generator share it, so rates mean little", file=sys.stderr)
-    taking_part = {peer.name: peer for scenario in scenarios for peer in participants(scenario, args.servers)}
-    machine = machine_description.describe(taking_part.values())
+        print_error("versus.py: only one core: server and generator share it, so rates mean little")
+
+    def contestants(scenario: Scenario) -> list[Peer]:
+        everywhere = args.scenario is not None  # as asked for by name
+        pythons = [peer for peer in args.python if everywhere or scenario.name in peer.only_in]
+        return [*participants(scenario, args.servers), *pythons]
+
+    taking_part = {peer.name: peer for scenario in scenarios for peer in contestants(scenario)}
+    results = Results(finished=False)
+    session = Session(args, results, machine_description.describe(taking_part.values()))
     with tempfile.TemporaryDirectory(prefix="versus-") as directory:
+        try:
+            runner = Runner(Path(directory), timing)
+        except native.BuildError as error:
+            raise CannotRun(str(error)) from None
         rounds = args.rounds or (2 if args.quick else 5)
-        comparison = Comparison(args.servers, rounds, Runner(Path(directory), timing))
-        finished = comparison.run(scenarios)
-    return comparison.results, machine, finished
+        comparison = Comparison(results, runner, contestants, rounds, partial(calibrate, cores()[0]), Progress().show)
+        unshown = {scenario.name: scenario for scenario in scenarios}
+        try:
+            for complete in comparison.run(scenarios):
+                session.keep()
+                for scenario in complete:
+                    session.show(report.as_text(results, scenario))
+                    del unshown[scenario.name]
+                if session.useless:
+                    break
+            else:
+                results.finished = True
+        except KeyboardInterrupt:
+            print_error("\nversus.py: interrupted; this is what there is")
+        interrupted = not results.finished and not session.useless
+        session.keep(for_good=True)
+        for scenario in unshown.values():
+            if scenario.name in results.runs:
+                session.show(report.as_text(results, scenario))
+    session.show_rest()
+    session.draw(scenarios)
+    session.rescue()
+    for problem in session.problems:
+        print_error(f"versus.py: {problem}")
+    if interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_NOT_WRITTEN if session.problems else EXIT_FAILED if results.failures else EXIT_OK
 
 
-def write_files(
-    args: argparse.Namespace, results: Results, machine: dict[str, object], scenarios: list[Scenario]
-) -> None:
-    """What --json and --out ask for."""
-    if args.json:
-        document = {"schema": SCHEMA, "machine": machine, "argv": sys.argv[1:], **results.to_json()}
-        args.json.write_text(json.dumps(document, indent=1) + "\n")
-    if args.out:
-        from benchmarks.comparison import plots  # slow to import, and not everyone has matplotlib
+def show_file(args: argparse.Namespace) -> int:
+    """Show what another comparison measured. Returns the exit status.
 
-        args.out.mkdir(parents=True, exist_ok=True)
-        words = machine_description.in_words(machine)
-        names = plots.draw_all(results, words, args.out)
-        (args.out / "versus.md").write_text(report.document(results, scenarios, words, names))
+    Raises:
+        CannotRun: it can't be read, or has no figures of what was asked for.
+    """
+    try:
+        results, machine = files.read_document(args.source)
+        files.check_writable(None, args.out)
+    except files.FileError as error:
+        raise CannotRun(str(error)) from None
+    check_plots(args.out)
+    known = results.runs.keys() | results.failures.keys()
+    missing = [name for name in args.scenario or () if name not in known]
+    if missing:
+        raise CannotRun(f"{args.source} has no figures of {', '.join(missing)}")
+    scenarios = [SCENARIOS[name] for name in args.scenario or [name for name in SCENARIOS if name in known]]
+    session = Session(args, results, machine)
+    for scenario in scenarios:
+        session.show(report.as_text(results, scenario))
+    session.show_rest()
+    session.draw(scenarios)
+    for problem in session.problems:
+        print_error(f"versus.py: {problem}")
+    return EXIT_NOT_WRITTEN if session.problems else EXIT_FAILED if results.failures else EXIT_OK
+
+
+class Progress:
+    """One line on stderr that says what is being run, if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._shown = sys.stderr is not None and sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        """Replace the line; an empty text removes it."""
+        if self._shown:
+            line = f"{time.monotonic() - self._start:4.0f} s  {text}" if text else ""
+            with suppress(OSError):
+                print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    finished = True
     if args.list:
-        list_everything()
-        return 0
-    if args.out and importlib.util.find_spec("matplotlib") is None:
-        print("versus.py: --out needs matplotlib: pip install -e '.[bench]'", file=sys.stderr)
+        print_out(list_everything())
+        return EXIT_OK
+    if args.source and args.json:
+        parser.error("argument --json: not allowed with --from, which runs nothing")
+    try:
+        return show_file(args) if args.source else measure(args)
+    except CannotRun as error:
+        print_error(f"versus.py: cannot run: {error}")
         return EXIT_CANNOT_RUN
-    if args.json and not args.json.absolute().parent.is_dir():
-        parser.error(f"argument --json: no directory {args.json.absolute().parent}")
-    if args.source:
-        data = json.loads(args.source.read_text())
-        results, machine = Results.from_json(data), data["machine"]
-        names = args.scenario or [name for name in SCENARIOS if name in results.runs]
-        scenarios = [SCENARIOS[name] for name in names]
-        for scenario in scenarios:
-            print(report.as_text(results, scenario))
-    else:
-        names = args.scenario or (_QUICK if args.quick else list(SCENARIOS))
-        scenarios = [SCENARIOS[name] for name in names]
-        try:
-            results, machine, finished = measure(args, scenarios)
-        except native.BuildError as error:
-            print(f"versus.py: cannot run: {error}", file=sys.stderr)
-            return EXIT_CANNOT_RUN
-    print(report.growth_as_text(results))
-    print(report.legend(server for servers in results.runs.values() for server in servers))
-    print(machine_description.in_words(machine))
-    write_files(args, results, machine, scenarios)
-    if not finished:
-        return EXIT_INTERRUPTED
-    return EXIT_FAILED if results.failures else 0
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = EXIT_FAILED
-    except KeyboardInterrupt:
-        status = EXIT_INTERRUPTED
-    sys.exit(status)
+    sys.exit(run_program("versus.py", main))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         CallbackResultError,
         ConnectError,
         ConnectionLostError,
+        EndpointError,
         EvloopError,
         IncompleteReadError,
         LimitError,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     )
     from evloop.limits import Limits
     from evloop.net.connection import Connection
+    from evloop.net.endpoint import Endpoint, parse_endpoint
     from evloop.net.eventloop import EventLoop
     from evloop.net.protocol import Protocol
     from evloop.net.state import State
@@ -41,6 +43,8 @@ __all__ = [
     "ConnectError",
     "Connection",
     "ConnectionLostError",
+    "Endpoint",
+    "EndpointError",
     "Event",
     "EventLoop",
     "EvloopError",
@@ -60,6 +64,7 @@ __all__ = [
     "Timer",
     "__version__",
     "connect",
+    "parse_endpoint",
     "prepare",
     "run_in_thread",
     "serve",
@@ -73,6 +78,7 @@ _MODULES = {
         "CallbackResultError",
         "ConnectError",
         "ConnectionLostError",
+        "EndpointError",
         "EvloopError",
         "IncompleteReadError",
         "LimitError",
@@ -80,6 +86,7 @@ _MODULES = {
     ),
     "protocols.lineframer": ("LineFramer",),
     "limits": ("Limits",),
+    "net.endpoint": ("Endpoint", "parse_endpoint"),
     "net.eventloop": ("EventLoop",),
     "net.protocol": ("Protocol",),
     "protocols.lines": ("LineProtocol",),

@@ -15,12 +15,16 @@ connection, and is logged.
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Callable
 
 RETRY = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR})
 
-# EINPROGRESS is the answer of a connect that goes on in the background; on Windows it is EWOULDBLOCK.
-CONNECTING = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN, errno.EALREADY})
+# The answers of a connect that goes on in the background; the last one is Windows'. Elsewhere EWOULDBLOCK means that
+# nothing goes on: the queue of a Unix socket's listener is full, or there is no local port left.
+CONNECTING = frozenset(
+    {errno.EINPROGRESS, errno.EALREADY, errno.EINTR} | ({errno.EWOULDBLOCK} if sys.platform == "win32" else set())
+)
 
 DISCONNECTED = frozenset(
     {
@@ -74,6 +78,10 @@ class IncompleteReadError(EvloopError, EOFError):
     def __init__(self, partial: bytes) -> None:
         super().__init__(f"the stream ended after {len(partial)} bytes of what was to be read")
         self.partial = partial
+
+
+class EndpointError(EvloopError, ValueError):
+    """Text that is no endpoint, or parts of which there can't be one (see `evloop.net.endpoint`), in one line."""
 
 
 class CallbackResultError(EvloopError, TypeError):

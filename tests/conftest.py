@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import re
 import selectors
 import threading
@@ -34,6 +35,17 @@ settings.load_profile("evloop")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the option
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """In parallel where pytest-xdist is installed; without it, or with ``-n 0`` or ``--pdb``, one after the other.
+
+    Not in pyproject.toml, where an option of a plugin that is missing would be a usage error.
+    """
+    option = config.option
+    if getattr(option, "numprocesses", 0) is None and not option.usepdb and not hasattr(config, "workerinput"):
+        option.numprocesses = min(os.cpu_count() or 1, 4)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -280,7 +280,7 @@ class Client:
 
     def receive_exactly(self, size: int) -> bytes:
         """The next ``size`` bytes."""
-        parts = []
+        parts: list[bytes] = []
         left = size
         while left:
             part = self.socket.recv(min(left, 1 << 20))
@@ -300,7 +300,7 @@ class Client:
 
     def receive_rest(self) -> bytes:
         """All bytes up to the end of the stream."""
-        parts = []
+        parts: list[bytes] = []
         while part := self.socket.recv(1 << 20):
             parts.append(part)
         return b"".join(parts)

@@ -17,11 +17,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from benchmarks.comparison.payload import make_texts
-from benchmarks.comparison.runner import RunError, cores, memory_bytes, pinned_to, running, settled
+from benchmarks.common.paths import ROOT
+from benchmarks.common.processes import pinned_to
+from benchmarks.comparison.payload import make_messages
+from benchmarks.comparison.runner import RunError, cores, memory_bytes, running, settled
 from benchmarks.comparison.scenarios import HUGE_TEXTS
-from benchmarks.peers.registry import OURS, PEERS, ROOT
+from benchmarks.peers.registry import OURS, PEERS
 
 Figures = dict[str, dict[str, float]]
 
@@ -55,8 +58,8 @@ def huge(text_kind: str, directory: Path) -> Figures:
 
     Both read on a core of their own; the bytes come from memory, through a socket and through a pipe.
     """
-    text = "".join(make_texts(text_kind, 8192, 256))
-    block = text.encode()[:_BLOCK_BYTES].decode(errors="ignore").encode()
+    text = b"".join(make_messages(text_kind, 8192, 256))
+    block = text[:_BLOCK_BYTES].decode(errors="ignore").encode()
     repeats = _HUGE_BYTES // len(block)
     found: Figures = {}
     with running(PEERS[OURS]) as server:
@@ -75,12 +78,10 @@ def huge(text_kind: str, directory: Path) -> Figures:
         }
     if shutil.which("wc"):
         # A pipe and not a file: a gibibyte on disk would measure the disk, and not everyone has it to spare in memory.
-        feeder = subprocess.Popen(
-            [sys.executable, "-c", _FEEDER, str(repeats)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            preexec_fn=pinned_to(cores()[1]),
-        )
+        with pinned_to(cores()[1:]):
+            feeder = subprocess.Popen(
+                [sys.executable, "-c", _FEEDER, str(repeats)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
         assert feeder.stdin is not None
         assert feeder.stdout is not None
         with feeder, tempfile.TemporaryFile() as output:
@@ -118,16 +119,10 @@ def _client(port: int) -> list[str]:
 
 
 def _wall_ms(command: list[str]) -> float:
-    start = time.perf_counter()
-    subprocess.run(
-        command,
-        stdout=subprocess.DEVNULL,
-        check=True,
-        preexec_fn=pinned_to(cores()[0]),
-        timeout=60,
-        env=_keeping_bytecode(),
-    )
-    return (time.perf_counter() - start) * 1000
+    with pinned_to(cores()[:1]):
+        start = time.perf_counter()
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True, timeout=60, env=_keeping_bytecode())
+        return (time.perf_counter() - start) * 1000
 
 
 def _keeping_bytecode() -> dict[str, str]:
@@ -144,9 +139,8 @@ def _first_answer_ms() -> float:
         port = probe.getsockname()[1]
     command = [sys.executable, str(ROOT / "bin" / "charcount-server"), "--log-level", "warning", "--port", str(port)]
     start = time.perf_counter()
-    process = subprocess.Popen(
-        command, stderr=subprocess.DEVNULL, preexec_fn=pinned_to(cores()[0]), env=_keeping_bytecode()
-    )
+    with pinned_to(cores()[:1]):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=_keeping_bytecode())
     try:
         while time.perf_counter() - start < 30:
             try:
@@ -165,10 +159,11 @@ def _first_answer_ms() -> float:
         process.wait(10)
 
 
-def _run(command: list[str], core: int, **streams: object) -> dict[str, float]:
+def _run(command: list[str], core: int, **streams: Any) -> dict[str, float]:
     """Run to the end; CPU, wall time and largest memory of the process."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, preexec_fn=pinned_to(core), env=_utf8_environment(), **streams)  # type: ignore[call-overload]
+    with pinned_to([core]):
+        process = subprocess.Popen(command, env=_utf8_environment(), **streams)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
@@ -186,13 +181,13 @@ def _utf8_environment() -> dict[str, str]:
 
 def _send_huge(port: int, block: bytes, repeats: int) -> None:
     """Send one message and check the reply: from a process of its own, so that it can have the other core."""
-    sender = subprocess.run(
-        [sys.executable, "-c", _SENDER, str(port), str(repeats)],
-        input=block,
-        stdout=subprocess.PIPE,
-        preexec_fn=pinned_to(cores()[1]),
-        timeout=300,
-    )
+    with pinned_to(cores()[1:]):
+        sender = subprocess.run(
+            [sys.executable, "-c", _SENDER, str(port), str(repeats)],
+            input=block,
+            stdout=subprocess.PIPE,
+            timeout=300,
+        )
     characters = len(block.decode()) * repeats
     if sender.stdout != b"%d\n" % characters:
         raise RunError(f"wrong reply: expected {characters}, got {sender.stdout[:40]!r}")

@@ -16,29 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from benchmarks.common.plotstyle import BLACK, BLUE, GREEN, GREY, ORANGE, RED, STYLE
 from benchmarks.comparison.results import Results
 from benchmarks.comparison.scenarios import SCENARIOS
-from benchmarks.peers.registry import PEERS
+from benchmarks.peers.registry import kind_of
 
-_COLOURS = {"ours": "#d1495b", "tuned": "#30638e", "idiomatic": "#8a8d91", "floor": "#6a994e", "native": "#222222"}
-_LINE_COLOURS = {
-    "evloop": "#d1495b",
-    "c-epoll": "#222222",
-    "uvloop-protocol": "#30638e",
-    "asyncio-protocol": "#e2902b",
-}
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "svg.hashsalt": "evloop",  # so that the same results give the same file
-    "svg.fonttype": "none",
-}
+_COLOURS = {"ours": RED, "tuned": BLUE, "idiomatic": GREY, "floor": GREEN, "native": BLACK}
+_LINE_COLOURS = {"evloop": RED, "c-epoll": BLACK, "uvloop-protocol": BLUE, "asyncio-protocol": ORANGE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +47,7 @@ def draw_all(results: Results, machine: str, directory: Path) -> list[str]:
         the names of the PNG files; an SVG of the same name is beside each.
     """
     names = []
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         for name, draw in _PLOTS.items():
             figure = draw(results)
             if figure is None:
@@ -93,7 +77,7 @@ def _dots(ax: Axes, results: Results, scenario: str, measure: _Measure, title: s
             found.append((estimate.value * measure.scale, estimate, server))
     found.sort(key=lambda entry: entry[0], reverse=not measure.more_is_better)
     for row, (value, estimate, server) in enumerate(found):
-        kind = PEERS[server].kind
+        kind = kind_of(server)
         low, high = estimate.low * measure.scale, estimate.high * measure.scale
         ours = kind == "ours"
         ax.errorbar(
@@ -102,7 +86,7 @@ def _dots(ax: Axes, results: Results, scenario: str, measure: _Measure, title: s
             xerr=[[value - low], [high - value]],
             fmt="o",
             markersize=9 if ours else 6,
-            color=_COLOURS[kind],
+            color=_COLOURS.get(kind, GREY),
             capsize=2.5,
             linewidth=1.2,
         )
@@ -113,12 +97,12 @@ def _dots(ax: Axes, results: Results, scenario: str, measure: _Measure, title: s
             textcoords="offset points",
             va="center",
             fontsize=9,
-            color=_COLOURS[kind],
+            color=_COLOURS.get(kind, GREY),
             weight="bold" if ours else "normal",
         )
         if ours:
             ax.axhspan(row - 0.5, row + 0.5, color=_COLOURS["ours"], alpha=0.08, linewidth=0)
-    ax.set_yticks(range(len(found)), [f"{server} ({PEERS[server].kind})" for _, _, server in found], fontsize=9)
+    ax.set_yticks(range(len(found)), [f"{server} ({kind_of(server)})" for _, _, server in found], fontsize=9)
     ax.set_ylim(-0.6, len(found) - 0.4)
     ax.set_xscale("log")
     _widen(ax)
@@ -172,6 +156,7 @@ def _dot_figure(panels: list[tuple[str, _Measure, str]]) -> Callable[[Results], 
         if not present:
             return None
         lines = max(len(results.runs[scenario]) for scenario, _, _ in present)
+        figure: Figure
         figure, axes = plt.subplots(
             1, len(present), figsize=(1.2 + 4.6 * len(present), 1.7 + 0.3 * lines), squeeze=False
         )
@@ -213,7 +198,7 @@ def _lines(ax: Axes, results: Results, group: str, measure: _Measure, x_label: s
                 [(estimate.value - estimate.low) * measure.scale for _, estimate in points],
                 [(estimate.high - estimate.value) * measure.scale for _, estimate in points],
             ],
-            label=f"{server} ({PEERS[server].kind})",
+            label=f"{server} ({kind_of(server)})",
             color=colour,
             linewidth=2.4 if server == "evloop" else 1.4,
             marker="o",
@@ -235,6 +220,7 @@ def _line_figure(group: str, x_label: str) -> Callable[[Results], Figure | None]
     def draw(results: Results) -> Figure | None:
         if sum(s.group == group and s.name in results.runs for s in SCENARIOS.values()) < 2:
             return None
+        figure: Figure
         figure, axes = plt.subplots(1, 3, figsize=(14, 4.6))
         for ax, measure in zip(axes, (_CPU, _RATE, _P99), strict=True):
             _lines(ax, results, group, measure, x_label)
@@ -248,6 +234,7 @@ def _line_figure(group: str, x_label: str) -> Callable[[Results], Figure | None]
 def _scaling(results: Results) -> Figure | None:
     if "connections-100" not in results.runs or "connections-10000" not in results.runs:
         return None
+    figure: Figure
     figure, ax = plt.subplots(figsize=(7.5, 4.8))
     label = "server CPU per message, relative to 100 connections"
     _lines(ax, results, "connections", _Measure("cpu_us", label), "connections, all active", base=100)

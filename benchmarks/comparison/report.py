@@ -9,7 +9,9 @@ from pathlib import Path
 from benchmarks.comparison.results import Results
 from benchmarks.comparison.scenarios import GROWTHS, Growth, Scenario
 from benchmarks.comparison.statistics import paired_ratio
-from benchmarks.peers.registry import KINDS, PEERS
+from benchmarks.peers.registry import KINDS, kind_of
+
+INTERRUPTED = "Interrupted: not all rounds are there, and not all scenarios may be."
 
 # A closed loop in which the server was busy less than this says nothing about its throughput.
 _SATURATED = 0.9
@@ -63,6 +65,7 @@ def document(results: Results, scenarios: Iterable[Scenario], machine: str, plot
     parts = [
         "# Servers compared",
         f"Machine: {machine}",
+        "" if results.finished else f"**{INTERRUPTED}**",
         "CPU is user and system time of the server's process, from the kernel's account of it. Figures are medians "
         "over rounds; the last two columns are ratios taken within each round, and how sure they are.",
         "\n".join(f"- *{kind}*: {meaning}" for kind, meaning in _meanings(servers)),
@@ -71,11 +74,6 @@ def document(results: Results, scenarios: Iterable[Scenario], machine: str, plot
         growth_as_markdown(results),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
-
-
-def _kind(name: str) -> str:
-    peer = PEERS.get(name)
-    return peer.kind if peer else ""
 
 
 def _unsaturated(results: Results, scenario: Scenario) -> dict[str, float]:
@@ -106,8 +104,17 @@ def _notes(results: Results, scenario: Scenario) -> list[str]:
             f"Something else was using the machine (the generator got only {_percent(min(polling))} of its core at "
             "worst): don't trust rates and latencies."
         )
+    unsteady = results.unsteady.get(scenario.name, [])
+    if unsteady:
+        rounds = max((len(numbers) for numbers in results.runs.get(scenario.name, {}).values()), default=0)
+        notes.append(
+            f"The machine changed its speed in {len(unsteady)} of {rounds} rounds, and again when they were repeated: "
+            "don't trust their ratios."
+        )
+    if results.repeated[scenario.name]:
+        notes.append(f"Rounds repeated, as the machine changed its speed in them: {results.repeated[scenario.name]}.")
     for server, reasons in results.failures.get(scenario.name, {}).items():
-        notes.append(f"{server} failed in {len(reasons)} rounds: {reasons[0]}")
+        notes.append(f"{server} failed in {len(reasons)} round{'s' if len(reasons) > 1 else ''}: {reasons[0]}")
     return notes
 
 
@@ -124,7 +131,7 @@ def rows(results: Results, scenario: Scenario) -> tuple[list[str], list[list[str
     lines: list[tuple[float, list[str]]] = []
     unsaturated = _unsaturated(results, scenario)
     for server in servers:
-        cells = [f"{server} †" if server in unsaturated else server, _kind(server)]
+        cells = [f"{server} †" if server in unsaturated else server, kind_of(server)]
         for column in columns:
             found = results.estimate(scenario.name, server, column.figure)
             cells.append("" if found is None else column.text(found.value))
@@ -187,7 +194,7 @@ def growth_rows(results: Results) -> tuple[list[str], list[list[str]]]:
                 cost = "CPU per byte" if growth.per_byte else "CPU per message"
                 interval = f"{found.low:.2f} - {found.high:.2f}"
                 name = growth.scenario, growth.base, cost
-                lines.append([server, _kind(server), *name, f"{found.value:.2f}", interval])
+                lines.append([server, kind_of(server), *name, f"{found.value:.2f}", interval])
     return heads, lines
 
 
@@ -222,5 +229,5 @@ def legend(servers: Iterable[str]) -> str:
 
 
 def _meanings(servers: Iterable[str]) -> list[tuple[str, str]]:
-    found = {_kind(server) for server in servers}
+    found = {kind_of(server) for server in servers}
     return [(kind, meaning) for kind, meaning in KINDS.items() if kind in found]

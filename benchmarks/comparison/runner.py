@@ -5,25 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
-import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.comparison import native
+from benchmarks.common import native
+from benchmarks.common.descriptors import raise_descriptor_limit
+from benchmarks.common.paths import ROOT
+from benchmarks.common.processes import NotStarted, pinned_to, started, usable_cores
 from benchmarks.comparison.payload import Payload, write_payload
 from benchmarks.comparison.scenarios import Scenario
-from benchmarks.peers.registry import ROOT, Peer
+from benchmarks.peers.registry import Peer
 
 _DRIVER_SOURCE = Path(__file__).resolve().parents[1] / "drive.c"
-_START_TIMEOUT_S = 15.0
-_STOP_TIMEOUT_S = 10.0
+# For 10,000 connections, and some to spare.
+DESCRIPTORS = 20_000
 # Memory is steady when it stays so for 0.4 s: our server, say, loads what it logs with 50 ms after its first answer.
 _LOOK_INTERVAL_S = 0.05
 _STEADY_LOOKS = 9
@@ -54,48 +54,31 @@ class RunningServer:
 
 def cores() -> tuple[int, int]:
     """The cores for the server and for the generator; the same one twice if there is only one."""
-    usable = sorted(os.sched_getaffinity(0))
+    usable = usable_cores()
     return usable[0], usable[-1] if len(usable) < 3 else usable[1]
-
-
-def pinned_to(core: int) -> Callable[[], None]:
-    """What pins a child to a core before it starts any thread: for ``preexec_fn``."""
-    return lambda: os.sched_setaffinity(0, {core})
 
 
 @contextmanager
 def running(peer: Peer) -> Iterator[RunningServer]:
-    """Start a server on the first core, wait until it listens; stop it with SIGTERM afterwards.
+    """Start a server on the first core, wait until it listens; stop it afterwards.
 
     Raises:
         RunError: it does not start; with what it said.
     """
-    command = peer.command()
-    # A file and not a pipe: nobody reads along, and a full pipe would stop the server.
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            preexec_fn=pinned_to(cores()[0]),
-        )
-        try:
-            deadline = time.monotonic() + _START_TIMEOUT_S
-            while not (found := _LISTENING.search(said := os.pread(output.fileno(), 65536, 0))):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RunError(f"{peer.name} does not start: {said.decode(errors='replace').strip()[-300:]}")
-                time.sleep(0.005)
-            yield RunningServer(process.pid, int(found[1]))
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+
+    def port(said: bytes) -> int | None:
+        found = _LISTENING.search(said)
+        return None if found is None else int(found[1])
+
+    # "As it comes" must not depend on what malloc was told in the shell that this runs in.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment = {**ours, "PYTHONPATH": str(ROOT), **peer.environment}
+    try:
+        command = peer.command()
+        with started(command, port, cores=cores()[:1], environment=environment, directory=ROOT) as (pid, number):
+            yield RunningServer(pid, number)
+    except (NotStarted, native.BuildError) as error:
+        raise RunError(str(error)) from None
 
 
 def memory_bytes(pid: int) -> int:
@@ -167,13 +150,13 @@ class Runner:
             "duration-s": self._timing.duration_s,
         }
         try:
-            result = subprocess.run(
-                [str(self._driver), *(f"--{name}={value}" for name, value in options.items())],
-                capture_output=True,
-                text=True,
-                timeout=self._timing.warmup_s + self._timing.duration_s + 60,
-                preexec_fn=pinned_to(cores()[1]),
-            )
+            with pinned_to(cores()[1:]):
+                result = subprocess.run(
+                    [str(self._driver), *(f"--{name}={value}" for name, value in options.items())],
+                    capture_output=True,
+                    text=True,
+                    timeout=self._timing.warmup_s + self._timing.duration_s + 60,
+                )
         except subprocess.TimeoutExpired:
             raise RunError("the generator did not end") from None
         if result.returncode != 0:
@@ -218,7 +201,7 @@ def measure_memory(server: RunningServer, connections: int) -> dict[str, float]:
     Some connections are open then, as many as were before them: else those that are counted would find the memory
     that these gave back.
     """
-    raise_descriptor_limit()
+    raise_descriptor_limit(DESCRIPTORS)
     clients: list[socket.socket] = []
 
     def open_some(number: int) -> None:
@@ -248,9 +231,3 @@ def _ask_once(port: int) -> socket.socket:
     if reply != b"5\n":
         raise RunError(f"wrong reply: expected 5, got {reply!r}")
     return client
-
-
-def raise_descriptor_limit() -> None:
-    """Let this process, and those it starts, have as many descriptors as the hard limit allows."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

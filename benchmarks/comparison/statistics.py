@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+
+from benchmarks.common.bootstrap import interval
 
 _RESAMPLES = 4000
 _SEED = 20230501  # fixed: the same results always give the same interval
@@ -33,10 +34,8 @@ def estimate(values: Sequence[float]) -> Estimate:
         raise ValueError("no values")
     if len(values) == 1:
         return Estimate(values[0], values[0], values[0], 1)
-    draw = random.Random(_SEED).choices
-    medians = sorted(median(draw(values, k=len(values))) for _ in range(_RESAMPLES))
-    tail = int(_RESAMPLES * 0.025)
-    return Estimate(median(values), medians[tail], medians[-1 - tail], len(values))
+    low, high = interval(lambda rng: median(rng.choices(values, k=len(values))), _RESAMPLES, _SEED)
+    return Estimate(median(values), low, high, len(values))
 
 
 def paired_ratio(theirs: Mapping[int, float], ours: Mapping[int, float]) -> Estimate | None:

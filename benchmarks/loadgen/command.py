@@ -10,15 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loadgen import report
-from benchmarks.loadgen.arguments import Parser
-from benchmarks.loadgen.compare import CannotCompare, compare_sides, load_side
-from benchmarks.loadgen.coordinator import Progress
-from benchmarks.loadgen.export import write_csv, write_hgrm
-from benchmarks.loadgen.machine import describe_code, describe_machine
-from benchmarks.loadgen.options import Options, parse_options
-from benchmarks.loadgen.runner import document, no_progress, run_all
-from benchmarks.loadgen.streams import (
+from benchmarks.common.arguments import Parser
+from benchmarks.common.streams import (
     EXIT_CANNOT_RUN,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -29,6 +22,13 @@ from benchmarks.loadgen.streams import (
     print_error,
     print_out,
 )
+from benchmarks.loadgen import report
+from benchmarks.loadgen.compare import CannotCompare, compare_sides, load_side
+from benchmarks.loadgen.coordinator import Progress
+from benchmarks.loadgen.export import write_csv, write_hgrm
+from benchmarks.loadgen.machine import describe_code, describe_machine
+from benchmarks.loadgen.options import Options, parse_options
+from benchmarks.loadgen.runner import document, no_progress, run_all
 from benchmarks.loadgen.target import CannotRun
 
 

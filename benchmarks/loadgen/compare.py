@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.common.bootstrap import CONFIDENCE, interval
 from benchmarks.loadgen.settings import SCHEMA, SCHEMA_VERSION
 
 RESAMPLES = 10_000
-CONFIDENCE = 0.95
 # With fewer runs the interval is too narrow for what it promises.
 ENOUGH_RUNS = 5
 
@@ -101,10 +101,11 @@ def ratio_of_medians(a: list[float], b: list[float], *, seed: int = 1) -> Ratio:
     ratio = median(b) / median(a)
     if len(a) < 2 or len(b) < 2:
         return Ratio(median(a), median(b), ratio, None, None)
-    rng = random.Random(seed)
-    drawn = sorted(median(rng.choices(b, k=len(b))) / median(rng.choices(a, k=len(a))) for _ in range(RESAMPLES))
-    tail = (1 - CONFIDENCE) / 2
-    return Ratio(median(a), median(b), ratio, drawn[int(tail * RESAMPLES)], drawn[int((1 - tail) * RESAMPLES) - 1])
+
+    def resampled(rng: random.Random) -> float:
+        return median(rng.choices(b, k=len(b))) / median(rng.choices(a, k=len(a)))
+
+    return Ratio(median(a), median(b), ratio, *interval(resampled, RESAMPLES, seed))
 
 
 def _nested(*keys: str) -> Reader:

@@ -17,13 +17,15 @@ from typing import Any
 
 import psutil
 
-from benchmarks.loadgen.patience import Patience
+from benchmarks.common.paths import ROOT
+from benchmarks.common.patience import Patience
+from benchmarks.common.processes import pinned_to
+from benchmarks.common.streams import handled_interrupts
 from benchmarks.loadgen.preflight import pick_cores
 from benchmarks.loadgen.results import assemble
 from benchmarks.loadgen.sampling import Sampler, Usage, machine_cpu
 from benchmarks.loadgen.settings import MIN_SOCKETS_FOR_MEMORY, Settings
-from benchmarks.loadgen.streams import handled_interrupts
-from benchmarks.loadgen.target import ROOT, CannotRun, Target, pinned_to
+from benchmarks.loadgen.target import CannotRun, Target
 from evloop.core.poller import READ
 from evloop.net.eventloop import EventLoop
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.common.patience import Heartbeat, Patience
 from benchmarks.loadgen.clients import (
     CheckedClient,
     ClosedLoopClient,
@@ -31,7 +32,6 @@ from benchmarks.loadgen.clients import (
 from benchmarks.loadgen.corewait import core_wait_s
 from benchmarks.loadgen.drivers import ChurnDriver, Driver, OpenDriver, SteadyDriver
 from benchmarks.loadgen.histogram import count_above, merge
-from benchmarks.loadgen.patience import Heartbeat, Patience
 from benchmarks.loadgen.ramp import Ramp
 from benchmarks.loadgen.selector import PreciseSelector
 from benchmarks.loadgen.settings import Settings

@@ -6,10 +6,11 @@ import argparse
 import random
 from dataclasses import dataclass
 
-from benchmarks.loadgen.arguments import Parser, address, natural, positive, rate, seconds, seconds_or_none
+from benchmarks.common.arguments import Parser, address, natural, positive, rate, seconds, seconds_or_none
+from benchmarks.common.texts import ALPHABETS
 from benchmarks.loadgen.asserts import AssertionSyntaxError, Condition, parse_condition
 from benchmarks.loadgen.settings import Settings
-from benchmarks.loadgen.workload import ALPHABETS, SizeError, parse_sizes
+from benchmarks.loadgen.workload import SizeError, parse_sizes
 
 EPILOG = """\
 Numbers may end in k or M, times in ms, s, m or h (without: seconds).

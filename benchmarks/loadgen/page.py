@@ -15,34 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLocator
 
+from benchmarks.common.plotstyle import BLUE, GREEN, GREY, ORANGE, STYLE
 from benchmarks.loadgen.export import merged_latency
 from benchmarks.loadgen.histogram import MIN_SAMPLES_BEYOND
 from benchmarks.loadgen.report import over_runs, shown_bytes, shown_ms, summary
-
-_BLUE, _ORANGE, _GREEN, _GREY = "#2563a8", "#c2571a", "#2e7d4f", "#6b7280"
-_STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#9ca3af",
-    "axes.labelcolor": "#374151",
-    "axes.titlelocation": "left",
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlepad": 12,
-    "axes.grid": True,
-    "grid.color": "#e5e7eb",
-    "grid.linewidth": 0.8,
-    "xtick.color": "#6b7280",
-    "ytick.color": "#6b7280",
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    # Text stays text: it can be searched and read aloud, and takes the page's font.
-    "svg.fonttype": "none",
-    # The same data give the same file.
-    "svg.hashsalt": "evloop",
-}
 
 # Files as they are served nowhere: read when a page is made, and packed into it.
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -90,7 +66,7 @@ def _section(run: dict[str, Any], index: int, count: int) -> str:
     text = summary(run)
     notes = [_note("Not to be trusted:", reason) for reason in verdict["reasons"]]
     notes += [_note("", note[:1].upper() + note[1:]) for note in verdict["notes"]]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         plots = [_throughput_plot(run), _percentile_plot(run), _latency_plot(run), _server_plot(run)]
     return _template("run.html").substitute(
         title="" if count == 1 else f"Run {index + 1} of {count}",
@@ -175,9 +151,9 @@ def _throughput_plot(run: dict[str, Any]) -> str:
     figure, axes = _figure()
     # The last interval is what is left over, and may be too short for a rate.
     intervals = [one for one in run["intervals"] if one["to_s"] - one["from_s"] > 0.02]
-    axes.plot(*_steps(intervals, "throughput_per_s"), color=_BLUE)
-    axes.fill_between(*_steps(intervals, "throughput_per_s"), color=_BLUE, alpha=0.10, linewidth=0)
-    axes.axhline(run["throughput_per_s"], color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
+    axes.plot(*_steps(intervals, "throughput_per_s"), color=BLUE)
+    axes.fill_between(*_steps(intervals, "throughput_per_s"), color=BLUE, alpha=0.10, linewidth=0)
+    axes.axhline(run["throughput_per_s"], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_title("Throughput")
@@ -190,9 +166,9 @@ def _percentile_plot(run: dict[str, Any]) -> str:
     if run["latency"]["n"] < 2 * MIN_SAMPLES_BEYOND:
         return ""
     figure, axes = _figure()
-    curves = [("latency", "latency", _BLUE)]
+    curves = [("latency", "latency", BLUE)]
     if run["service_time"] is not None:
-        curves.append(("service_time", "service time", _ORANGE))
+        curves.append(("service_time", "service time", ORANGE))
     ends = []
     for key, name, colour in curves:
         histogram = merged_latency([run], key)
@@ -236,8 +212,8 @@ def _latency_plot(run: dict[str, Any]) -> str:
     if not intervals:
         return ""
     figure, axes = _figure()
-    axes.plot(*_steps(intervals, "p50_ms"), color=_BLUE, label="p50")
-    axes.plot(*_steps(intervals, "p99_ms"), color=_ORANGE, label="p99")
+    axes.plot(*_steps(intervals, "p50_ms"), color=BLUE, label="p50")
+    axes.plot(*_steps(intervals, "p99_ms"), color=ORANGE, label="p99")
     axes.set_ylim(bottom=0)
     axes.set_title("Latency over time")
     axes.set_ylabel("milliseconds")
@@ -252,16 +228,16 @@ def _server_plot(run: dict[str, Any]) -> str:
         return ""
     figure, axes = _figure()
     times = [sample["at_s"] for sample in samples]
-    axes.plot(times, [sample["cpu_share"] * 100 for sample in samples], color=_BLUE, label="server")
+    axes.plot(times, [sample["cpu_share"] * 100 for sample in samples], color=BLUE, label="server")
     intervals = [one for one in run["intervals"] if one["to_s"] - one["from_s"] > 0.02]
     xs, ys = _steps(intervals, "generator_cpu_share")
-    axes.plot(xs, [y * 100 for y in ys], color=_GREY, linewidth=1.2, label="generator")
+    axes.plot(xs, [y * 100 for y in ys], color=GREY, linewidth=1.2, label="generator")
     axes.set_ylabel("% of a core")
     axes.set_ylim(0, max(105.0, *(sample["cpu_share"] * 105 for sample in samples), *(y * 105 for y in ys)))
     memory = axes.twinx()
     memory.spines["right"].set_visible(True)
     memory.grid(False)
-    memory.plot(times, [sample["rss_bytes"] / 1048576 for sample in samples], color=_GREEN, label="memory")
+    memory.plot(times, [sample["rss_bytes"] / 1048576 for sample in samples], color=GREEN, label="memory")
     memory.set_ylim(0, max(sample["rss_bytes"] for sample in samples) / 1048576 * 1.6)
     memory.set_ylabel("server memory, MiB")
     _legend(axes, [*axes.get_lines(), *memory.get_lines()])

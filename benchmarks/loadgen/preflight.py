@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from pathlib import Path
 
+from benchmarks.common.descriptors import raise_descriptor_limit
+from benchmarks.common.processes import usable_cores
 from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.target import CannotRun
 
@@ -25,7 +26,7 @@ def check(settings: Settings, *, local: bool) -> list[str]:
     Raises:
         CannotRun: it can't succeed.
     """
-    raise_descriptor_limit(settings.sockets + _OTHER_DESCRIPTORS)
+    check_descriptors(settings.sockets + _OTHER_DESCRIPTORS)
     check_ports(settings.sockets)
     warnings = []
     if local:
@@ -40,23 +41,18 @@ def check(settings: Settings, *, local: bool) -> list[str]:
     return warnings
 
 
-def raise_descriptor_limit(needed: int) -> None:
+def check_descriptors(needed: int) -> None:
     """Raise the limit of open descriptors to what is needed.
 
     Raises:
         CannotRun: it may not be raised so far; the text names the number.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    wanted_hard = hard if hard == resource.RLIM_INFINITY or hard >= needed else needed
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, wanted_hard))
-    except (ValueError, OSError):
+    if not raise_descriptor_limit(needed):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         raise CannotRun(
             f"{needed} descriptors are needed and the hard limit is {hard}: "
             f"run `ulimit -Hn {needed}` as root first, or lower --connections and --idle"
-        ) from None
+        )
 
 
 def check_ports(sockets: int, range_file: str = "/proc/sys/net/ipv4/ip_local_port_range") -> None:
@@ -86,7 +82,7 @@ def pick_cores(pin: bool | None, spawned: bool) -> tuple[list[int] | None, list[
     Raises:
         CannotRun: asked for, and there is only one core, or the system can't do it.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = usable_cores()
     if len(cores) < 2:
         if pin:
             raise CannotRun("--pin needs two cores: one for the server, one for the generator")

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import socket
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import psutil
 
-from benchmarks.loadgen.patience import Patience
-
-ROOT = Path(__file__).resolve().parents[2]
-
-_START_TIMEOUT_S = 15.0
-_STOP_TIMEOUT_S = 15.0
+from benchmarks.common.paths import ROOT
+from benchmarks.common.processes import NotStarted, started
 
 
 class CannotRun(Exception):
@@ -88,24 +79,10 @@ def accepts(host: str, port: int) -> bool:
 
 
 @contextmanager
-def pinned_to(cores: list[int] | None) -> Iterator[None]:
-    """What is started inside runs on these cores. None: wherever it likes."""
-    if cores is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-@contextmanager
 def spawned_server(command: str, cores: list[int] | None, log_path: str | None = None) -> Iterator[Target]:
     """Start ``command`` with a free port in the place of ``{port}``, and stop it in the end.
 
-    It is stopped also if this process is killed (see `benchmarks.loadgen.keeper`).
+    It is stopped also if this process is killed (see `benchmarks.common.keeper`).
 
     Args:
         cores: where it may run.
@@ -119,90 +96,24 @@ def spawned_server(command: str, cores: list[int] | None, log_path: str | None =
         argv = [word.replace("{port}", str(port)) for word in shlex.split(command)]
     except ValueError as error:
         raise CannotRun(f"cannot understand the command of --spawn: {error}") from None
-    with _open_log(log_path) as log, Keeper() as keeper:
-        try:
-            with pinned_to(cores):
-                # A session of its own: an interrupt from the terminal is for us, who will stop it in order.
-                process = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-                )
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the command
-            raise CannotRun(f"cannot start {argv[0]}: {getattr(error, 'strerror', None) or error}") from None
-        try:
-            keeper.watch(process.pid)
-            _wait_until_listening(process, port, log)
-            yield Target("127.0.0.1", port, (process.pid,), True, shlex.join(argv))
-        finally:
-            _stop(process)
+
+    def ready(said: bytes) -> bool | None:
+        return accepts("127.0.0.1", port) or None
+
+    try:
+        with started(argv, ready, cores=cores, log=_open_log(log_path)) as (pid, _):
+            yield Target("127.0.0.1", port, (pid,), True, shlex.join(argv))
+    except NotStarted as error:
+        raise CannotRun(str(error)) from None
 
 
-def _open_log(path: str | None) -> IO[bytes]:
+def _open_log(path: str | None) -> IO[bytes] | None:
     if path is None:
-        return tempfile.TemporaryFile()
+        return None
     try:
         return open(path, "w+b")
     except OSError as error:
         raise CannotRun(f"cannot write {path}: {error.strerror}") from None
-
-
-class Keeper:
-    """The process that ends the server if we can't. Use it as a context manager; start it before the server."""
-
-    def __init__(self) -> None:
-        # -I -S: it needs nothing but os and signal, and is to be there quickly.
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # it must outlive what ends us
-            bufsize=0,
-        )
-
-    def watch(self, group: int) -> None:
-        """This is the process group to end."""
-        self._tell(f"{group}\n")
-
-    def _tell(self, order: str) -> None:
-        assert self._process.stdin is not None
-        with suppress(OSError):  # somebody has ended it: we can still do it ourselves
-            self._process.stdin.write(order.encode())
-
-    def __enter__(self) -> Keeper:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._tell("done\n")
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
-    patience = Patience(_START_TIMEOUT_S)
-    while not accepts("127.0.0.1", port):
-        ended = process.poll() is not None
-        if ended or patience.over():
-            log.seek(0)
-            said = log.read().decode(errors="replace").strip().splitlines()
-            what = f"ended with status {process.returncode}" if ended else f"does not listen on port {port}"
-            raise CannotRun(f"the server {what}" + (f"; it said: {said[-1]}" if said else ""))
-        time.sleep(0.02)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End it and everything that it started. An interrupt meanwhile ends it at once."""
-    try:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGCONT)  # it may have been stopped
-        process.terminate()
-        patience = Patience(_STOP_TIMEOUT_S)
-        while process.poll() is None and not patience.over():
-            time.sleep(0.005)
-    finally:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def running_server(host: str, port: int) -> Target:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.common.texts import make_texts
+
 # How many different messages a pool has, if they are small, and how many bytes if they are not.
 POOL_MESSAGES = 4096
 POOL_BYTES = 4 * 1024 * 1024
@@ -22,20 +24,6 @@ _MADE_TURNS_BYTES = 16 * 1024 * 1024
 
 # The longest message a lognormal distribution may ask for: its tail has no end, memory has.
 LOGNORMAL_MAX_BYTES = 1024 * 1024
-
-_ASCII = [chr(code) for code in range(0x20, 0x7F)]
-_LATIN = [chr(code) for code in range(0xC0, 0x180)]
-_CJK = [chr(code) for code in range(0x4E00, 0xA000)]
-# With a zero-width joiner and a skin tone: a sequence that looks like one character is several code points.
-_EMOJI = [chr(code) for code in range(0x1F300, 0x1F650)] + ["\u200d", "\U0001f3fd", "❤", "\ufe0f"]
-
-ALPHABETS: dict[str, list[str]] = {
-    "ascii": _ASCII,
-    "latin": _ASCII * 2 + _LATIN,
-    "cjk": _CJK,
-    "emoji": _EMOJI,
-    "mixed": _ASCII * 30 + _LATIN * 10 + _CJK[:1000] + _EMOJI,
-}
 
 
 class SizeError(ValueError):
@@ -85,23 +73,6 @@ def parse_sizes(text: str) -> Sizes:
     if not 0 <= sizes.low_bytes <= sizes.high_bytes <= 64 * 1024 * 1024 or not 0 <= sizes.sigma <= 5:
         raise SizeError(f"{text!r} is not a size: from 0 to 64 MiB, the smaller number first, sigma from 0 to 5")
     return sizes
-
-
-def make_texts(sizes: Sizes, text: str, count: int, rng: random.Random) -> list[bytes]:
-    """Messages in UTF-8 without terminator, each of exactly the size drawn for it."""
-    next_size = sizes.sampler(rng)
-    # Drawing each character of each message anew would take seconds for large ones: they are cut from one long text.
-    corpus = "".join(rng.choices(ALPHABETS[text], k=65536))
-    corpus += corpus[:4096]
-    texts = []
-    for _ in range(count):
-        size = next_size()
-        start = rng.randrange(65536)
-        piece = corpus[start : start + size] if size <= 4096 else (corpus[start:] * (size // 4096 + 1))[:size]
-        # As many whole characters as fit; what is left of a wide one is filled with x.
-        whole = piece.encode()[:size].decode(errors="ignore").encode()
-        texts.append(whole + b"x" * (size - len(whole)))
-    return texts
 
 
 class Pool:
@@ -192,4 +163,4 @@ def make_pool(sizes: Sizes, text: str, window: int, seed: int, *, null: bool = F
     next_size = sizes.sampler(random.Random(seed))
     typical_bytes = sum(next_size() for _ in range(64)) // 64 + 1
     count = max(min(POOL_MESSAGES, POOL_BYTES // typical_bytes), 16, window)
-    return Pool(make_texts(sizes, text, count, rng), null_reply if null else None)
+    return Pool(make_texts(sizes.sampler(rng), text, count, rng), null_reply if null else None)

@@ -6,12 +6,12 @@ import gc
 import socket
 import sys
 
+from benchmarks.common.descriptors import raise_descriptor_limit
 from evloop.charcount.session import LineSession, Replies
-from evloop.server.descriptors import raise_descriptor_limit
 
 BACKLOG = 4096
 RECV_BYTES = 65536
-_MAX_CONNECTIONS = 20000
+_DESCRIPTORS = 20_000
 
 _replies = Replies()
 
@@ -33,7 +33,7 @@ def reply_to(line: bytes) -> bytes:
 
 def prepare() -> None:
     """To be called first by a peer that makes its listening socket by itself."""
-    raise_descriptor_limit(_MAX_CONNECTIONS)
+    raise_descriptor_limit(_DESCRIPTORS)
 
 
 def listening_socket() -> socket.socket:
@@ -47,5 +47,6 @@ def announce(sock: socket.socket) -> None:
 
     So what exists now lives as long as the process, and is taken out of the collector's sight, as our server does it.
     """
-    gc.freeze()
+    if hasattr(gc, "freeze"):  # PyPy's collector has no such thing
+        gc.freeze()
     print(f"listening on 127.0.0.1:{sock.getsockname()[1]}", flush=True)

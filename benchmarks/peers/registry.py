@@ -7,13 +7,13 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.comparison import native
+from benchmarks.common import native
+from benchmarks.common.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 _HERE = Path(__file__).resolve().parent
 
 # What each kind means; printed under every table.
@@ -38,6 +38,8 @@ class Peer:
         answers_half_close: also answers an unterminated last message, after the client's end of input.
         reports_invalid: answers invalid UTF-8 with the protocol's error.
         only_in: the scenarios that it takes part in unless it is asked for; empty for all.
+        python: the interpreter that runs it, if that is not ours.
+        environment: variables that it gets beside ours; of ours, those for malloc are left out.
     """
 
     name: str
@@ -47,9 +49,13 @@ class Peer:
     answers_half_close: bool = True
     reports_invalid: bool = True
     only_in: tuple[str, ...] = ()
+    python: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def missing(self) -> str | None:
         """Why it can't run here, or None."""
+        if self.python and shutil.which(self.python) is None:
+            return f"there is no {self.python}"
         if self.requires == "cc":
             return None if native.compiler() else "no C compiler"
         if self.requires == "node":
@@ -60,12 +66,18 @@ class Peer:
 
     def version(self) -> str:
         """Of what it is built on."""
+        if self.python:
+            code = "from benchmarks.common.machine import python_build; print(python_build())"
+            return subprocess.run([self.python, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip()
         if self.requires == "cc":
             return native.compiler_version()
         if self.requires == "node":
             return "node " + subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip()
         if self.requires:
-            return f"{self.requires} {importlib.metadata.version(self.requires)}"
+            try:
+                return f"{self.requires} {importlib.metadata.version(self.requires)}"
+            except importlib.metadata.PackageNotFoundError:  # it can be imported, but nobody has installed it
+                return f"{self.requires} of unknown version"
         return f"Python {sys.version.split()[0]}"
 
 
@@ -73,34 +85,61 @@ def _module(name: str, *arguments: str) -> Callable[[], list[str]]:
     return lambda: [sys.executable, "-m", f"benchmarks.peers.{name}", "0", *arguments]
 
 
-def _evloop() -> list[str]:
+def _evloop(python: str = sys.executable) -> list[str]:
     return [
-        sys.executable,
+        python,
         str(ROOT / "bin" / "charcount-server"),
         *("--port", "0", "--log-level", "warning"),
         *("--idle-timeout", "600", "--message-timeout", "60", "--max-connections", "15000"),
     ]
 
 
+def _keeping_memory(peer: Peer) -> Peer:
+    """The same server with a malloc that does not give the memory of a freed buffer back to the kernel.
+
+    asyncio reads into a new buffer of 256 KiB each time. Unless glibc's malloc is told otherwise it takes that from the
+    kernel and gives it back, and every message pays for the system calls and the page faults. Each of the two variables
+    alone helps, the two together always (see docs/versus.md). Both are far above anything that is allocated here.
+    """
+    raised = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(256 * 1024 * 1024)}
+    return replace(peer, name=f"{peer.name}-malloc", environment=raised)
+
+
+def _with_and_without(peer: Peer) -> tuple[Peer, Peer]:
+    return peer, _keeping_memory(peer)
+
+
 OURS = "evloop"
-_FLOOR_IN = ("inflight-1", "inflight-16", "inflight-256", "churn")
+# Where the loop is what differs: for those that are compared for its sake.
+_LOOP_IN = ("inflight-1", "inflight-16", "inflight-256", "churn")
 
 PEERS = {
     peer.name: peer
     for peer in (
         Peer(OURS, "ours", _evloop),
         Peer("c-epoll", "native", lambda: [str(native.build(_HERE / "c_epoll.c")), "0"], "cc"),
-        Peer("python-floor", "floor", _module("python_floor"), only_in=_FLOOR_IN),
-        Peer("python-floor-et", "floor", _module("python_floor", "edge-triggered"), only_in=_FLOOR_IN),
-        Peer("uvloop-protocol", "tuned", _module("uvloop_protocol"), "uvloop"),
-        Peer("asyncio-protocol", "tuned", _module("asyncio_protocol")),
+        Peer("python-floor", "floor", _module("python_floor"), only_in=_LOOP_IN),
+        Peer("python-floor-et", "floor", _module("python_floor", "edge-triggered"), only_in=_LOOP_IN),
+        *_with_and_without(Peer("uvloop-protocol", "tuned", _module("uvloop_protocol"), "uvloop")),
+        *_with_and_without(Peer("asyncio-protocol", "tuned", _module("asyncio_protocol"))),
         Peer("twisted", "tuned", _module("twisted_protocol"), "twisted"),
         Peer("gevent", "tuned", _module("gevent_server"), "gevent"),
         Peer("trio", "tuned", _module("trio_server"), "trio"),
         Peer("node-net", "idiomatic", lambda: ["node", str(_HERE / "node_net.js"), "0"], "node", reports_invalid=False),
-        Peer("uvloop-streams", "idiomatic", _module("uvloop_streams"), "uvloop"),
-        Peer("asyncio-streams", "idiomatic", _module("asyncio_streams")),
+        *_with_and_without(Peer("uvloop-streams", "idiomatic", _module("uvloop_streams"), "uvloop")),
+        *_with_and_without(Peer("asyncio-streams", "idiomatic", _module("asyncio_streams"))),
         Peer("tornado", "idiomatic", _module("tornado_stream"), "tornado", answers_half_close=False),
         Peer("socketserver", "idiomatic", _module("socketserver_threads")),
     )
 }
+
+
+def ours_under(name: str, python: str) -> Peer:
+    """Our server under another Python, as ``evloop@NAME``."""
+    return Peer(f"{OURS}@{name}", "ours", lambda: _evloop(python), only_in=_LOOP_IN, python=python)
+
+
+def kind_of(name: str) -> str:
+    """The kind of a server; empty for what is none, and for one that is no longer here."""
+    peer = PEERS.get(name.partition("@")[0])
+    return peer.kind if peer else ""

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-from twisted.internet import interfaces, protocol, reactor
+from twisted.internet import interfaces, protocol
+from twisted.internet import reactor as installed_reactor
 from zope.interface import implementer
 
 from benchmarks.peers.common import BACKLOG, announce, new_session, prepare
 
+# Twisted declares its interfaces without the ``self`` that a type checker expects.
+reactor: Any = installed_reactor
+
 
 @implementer(interfaces.IHalfCloseableProtocol)
 class CountProtocol(protocol.Protocol):
+    transport: Any
+
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
         # The transport as its own producer: not read while too much is unsent.

@@ -1,7 +1,6 @@
-"""Who comes to the server during a soak: ordinary clients, who must get every right answer, and the others.
+"""Who comes to the server during a soak: ordinary clients (see `served`), and those here, who behave badly.
 
-Each role is a function that runs in a thread until it is told that it is over. They use plain blocking sockets and
-nothing of the library, so that they can't share its mistakes.
+Each role is a function that runs in a thread until it is told that it is over.
 """
 
 from __future__ import annotations
@@ -9,164 +8,13 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
-import struct
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from benchmarks.soaking.target import LIMITS, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ADDRESS, MAX_MESSAGE_BYTES
-
-TIMEOUT_S = 20.0
-
-_WORDS = ["a", "naïve", "字", "𝄞", "😀", "žluťoučký", " ", "", "plain text of some length", "\t", "e\u0301"]
-
-
-@dataclass
-class Soak:
-    """What the roles share.
-
-    Attributes:
-        address: where the server listens.
-        few_descriptors: while its context is entered, the server has hardly a descriptor to spare.
-        counts: how often what happened, by name.
-        problems: what must not happen, in words.
-    """
-
-    address: tuple[str, int]
-    few_descriptors: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-    over: threading.Event = field(default_factory=threading.Event)
-    counts: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def count(self, what: str, number: int = 1) -> None:
-        """Count something."""
-        with self._lock:
-            self.counts[what] += number
-
-    def problem(self, text: str) -> None:
-        """Note something that must not happen."""
-        with self._lock:
-            self.problems.append(text)
-
-    def connect(self, *, receive_buffer: int | None = None, source: str | None = None) -> socket.socket:
-        """A new client socket, from the address ``source`` if that is given."""
-        sock = socket.socket()
-        sock.settimeout(TIMEOUT_S)
-        if receive_buffer is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        try:
-            if source is not None:
-                sock.bind((source, 0))
-            sock.connect(self.address)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-
-def reset(sock: socket.socket) -> None:
-    """Close with a reset."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
-def end(sock: socket.socket) -> None:
-    """Half-close."""
-    try:
-        sock.shutdown(socket.SHUT_WR)
-    except OSError:  # ENOTCONN: it is reset already
-        raise ConnectionResetError from None
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Up to the end of the stream."""
-    parts = []
-    while part := sock.recv(65536):
-        parts.append(part)
-    return b"".join(parts)
-
-
-# ---------------------------------------------------------------------- those who must be served
-
-
-def _message(chance: random.Random) -> tuple[bytes, bytes]:
-    """A line and the reply it must get."""
-    kind = chance.random()
-    if kind < 0.04:
-        return b"ok \xff no\n", b"ERR invalid-utf8 at byte 3\n"
-    if kind < 0.05:
-        return b"x" * (MAX_MESSAGE_BYTES + 1) + b"\n", b"ERR too-long limit %d\n" % MAX_MESSAGE_BYTES
-    text = "".join(chance.choices(_WORDS, k=chance.randrange(8)))
-    end = b"\r\n" if chance.random() < 0.2 else b"\n"
-    return text.encode() + end, b"%d\n" % len(text)
-
-
-class Refused(Exception):
-    """The server had no room: that is its right, and said clearly."""
-
-
-def _ask(soak: Soak, sock: socket.socket, chance: random.Random, count: int, *, last: bool) -> None:
-    """Ask ``count`` messages in pieces cut anywhere, and check each reply; with ``last`` half-close before reading."""
-    messages = [_message(chance) for _ in range(count)]
-    request = b"".join(line for line, _ in messages)
-    expected = b"".join(reply for _, reply in messages)
-    if last:
-        request += "žádný konec".encode()
-        expected += b"11\n"
-    while request:
-        cut = chance.choice([1, 10, 1000, len(request)])
-        sock.sendall(request[:cut])
-        request = request[cut:]
-    if last:
-        end(sock)
-        got = read_all(sock)
-    else:
-        got = b""
-        while len(got) < len(expected) and (part := sock.recv(65536)):
-            got += part
-    if got.startswith(b"ERR too-many-connections"):
-        raise Refused
-    if got != expected:
-        at = next((i for i, pair in enumerate(zip(got, expected, strict=False)) if pair[0] != pair[1]), len(got))
-        near = slice(max(at - 20, 0), at + 20)
-        soak.problem(f"wrong reply at byte {at}: {got[near]!r} instead of {expected[near]!r}")
-        raise ConnectionAbortedError("what follows would be wrong as well")
-    soak.count("right answers", count + last)
-
-
-def ordinary(soak: Soak, chance: random.Random) -> None:
-    """Comes, asks, checks each answer, goes."""
-    while not soak.over.is_set():
-        served = False
-        try:
-            with soak.connect() as sock:
-                for _ in range(chance.randrange(1, 5)):
-                    _ask(soak, sock, chance, chance.randrange(1, 30), last=False)
-                    served = True
-                _ask(soak, sock, chance, chance.randrange(5), last=True)
-        except Refused:
-            soak.count("ordinary clients refused, with a reason")
-        except (ConnectionResetError, BrokenPipeError):
-            # One who is refused among many, and still sends, may miss the reason. One who has been served may not.
-            if served:
-                raise
-            soak.count("ordinary clients refused in a crowd")
-        soak.over.wait(0.01)
-
-
-def resident(soak: Soak, chance: random.Random) -> None:
-    """Stays connected all the time, whatever the others do."""
-    with soak.connect() as sock:
-        while not soak.over.is_set():
-            _ask(soak, sock, chance, chance.randrange(1, 20), last=False)
-            soak.over.wait(0.02)
-        _ask(soak, sock, chance, 3, last=True)
-
-
-# ---------------------------------------------------------------------- those who behave badly
+from benchmarks.soaking.served import ordinary, resident
+from benchmarks.soaking.shared import TIMEOUT_S, Soak, end, read_all, reset
+from benchmarks.soaking.target import LIMITS, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ADDRESS
 
 
 def churn(soak: Soak, chance: random.Random) -> None:
@@ -309,8 +157,9 @@ def bad_bytes(soak: Soak, chance: random.Random) -> None:
             sock.sendall(rubbish + b"\n")
             end(sock)
             got = read_all(sock)
-            if not got.startswith(b"ERR too-many") and got.count(b"\n") != rubbish.count(b"\n") + 1:
-                soak.problem(f"{got.count(b'x')} replies to {rubbish.count(b'x') + 1} lines of rubbish")
+            lines, replies = rubbish.count(b"\n") + 1, got.count(b"\n")
+            if not got.startswith(b"ERR too-many") and replies != lines:
+                soak.problem(f"{replies} replies to {lines} lines of rubbish")
             soak.count("loads of rubbish")
         soak.over.wait(0.005)
 

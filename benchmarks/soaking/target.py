@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import selectors
 import signal
 import socket
 import subprocess
@@ -18,17 +19,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from benchmarks.common.descriptors import raise_descriptor_limit
+from benchmarks.common.paths import ROOT
 from evloop import EventLoop, Limits
 from evloop.charcount.server import CharCountServer, ServiceSettings
-from evloop.core.poller import READ
-from evloop.server.descriptors import raise_descriptor_limit
-
-ROOT = Path(__file__).resolve().parents[2]
 
 MAX_CONNECTIONS = 300
 MAX_CONNECTIONS_PER_ADDRESS = 200
@@ -46,11 +44,13 @@ LIMITS = Limits(
     # Much lower than usual, so that a client that does not read is noticed by these and not only by the kernel.
     high_water_bytes=32_768,
     low_water_bytes=8_192,
-    # The mark, the replies to one receive (32 KiB), and some to spare: it ends only who gets more out of a receive.
-    max_unsent_bytes=100_000,
+    # The mark, and the replies to one piece of a receive: 5,120 errors of 27 bytes. So it can't be reached.
+    max_unsent_bytes=200_000,
 )
 # What the kernel holds for a client that does not read. Left alone it makes that megabytes, where no limit is hit.
 SEND_BUFFER_BYTES = 65_536
+# What the server needs beside its connections: those it refuses are open for a while, too.
+OTHER_DESCRIPTORS = 128
 # Descriptors that the server may have while they are scarce, beside those it has with nobody connected.
 FEW_DESCRIPTORS = 4
 
@@ -115,8 +115,11 @@ class Target:
             time.sleep(0.25)
             now = self.status()
             idle = not now.connections and now.cpu_s - before.cpu_s < 0.05
-            # The log's own timer, which says how many lines were left out, is gone after a second as well.
-            if (idle and now.timers <= self._at_start.timers) or time.monotonic() > deadline:
+            # Those who were refused are no connections of the server's, but have handlers until they are gone. The
+            # log's own timer, which says how many lines were left out, is gone after a second as well.
+            start = self._at_start
+            done = now.handlers <= start.handlers and now.timers <= start.timers
+            if (idle and done) or time.monotonic() > deadline:
                 return now
             before = now
 
@@ -167,7 +170,7 @@ class Target:
 def serve() -> None:
     """Run the server; see above."""
     logging.basicConfig(level="INFO", format="%(levelname)s %(message)s", stream=sys.stderr)
-    raise_descriptor_limit(MAX_CONNECTIONS)
+    raise_descriptor_limit(MAX_CONNECTIONS + OTHER_DESCRIPTORS)
     stdin = sys.stdin.fileno()
     with EventLoop() as loop:
         server = CharCountServer(loop, ServiceSettings(max_message_bytes=MAX_MESSAGE_BYTES, limits=LIMITS))
@@ -190,8 +193,8 @@ def serve() -> None:
             for _ in range(question.count(b"\n")):
                 stats = server.stats
                 answer(
-                    connections=len(server.connections) + len(server._refused),
-                    timers=len(loop._timers),
+                    connections=len(server.connections),
+                    timers=loop.timers,
                     handlers=len(loop.poller.handlers),
                     accepted=stats.accepted,
                     probes=stats.probes,
@@ -199,7 +202,7 @@ def serve() -> None:
                     limits=dict(stats.limits),
                 )
 
-        loop.poller.register(stdin, READ, asked)
+        loop.poller.register(stdin, selectors.EVENT_READ, asked)
         loop.add_signal_handler(signal.SIGTERM, stop)
         answer(port=server.listeners[0].socket.getsockname()[1])
         loop.run()

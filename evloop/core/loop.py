@@ -38,7 +38,6 @@ from evloop.core.poller import POLL_MAX_EVENTS, READ, Poller
 from evloop.core.signals import Signals
 from evloop.core.timers import Timer, TimerQueue
 from evloop.core.watchdog import Watchdog
-from evloop.limits import Limits
 from evloop.log import ERROR, WARNING, Logger
 from evloop.ratelimit import LimitedLogger
 
@@ -378,17 +377,9 @@ class Loop:
 
     # ------------------------------------------------------------------ connections
 
-    def connect(
-        self,
-        protocol: Any,
-        host: str,
-        port: int,
-        *,
-        timeout_s: float | None = 10.0,
-        limits: Limits | None = None,
-    ) -> Cancellable:
-        """Open an outgoing connection. Made by `evloop.net.eventloop.EventLoop`, the loop that programs use."""
-        raise NotImplementedError("this loop only waits: use evloop.EventLoop")
+    # What `evloop.net.eventloop.EventLoop` adds, the loop that programs use: declared for who is given a loop.
+    connect: Callable[..., Cancellable]
+    run_in_thread: Callable[..., Cancellable]
 
     def close_later(self, sock: socket.socket) -> None:
         """Close a socket at the end of this pass. For connections; see step 6 above."""

@@ -61,6 +61,8 @@ class Poller:
             # time-out up to its resolution of 1 ms, so a timer is never early and never spins.
             self._epoll = select.epoll.fromfd(os.dup(self._selector.fileno()))
             self.poll = self._epoll.poll
+            if sys.implementation.name == "pypy":
+                self.poll = self._poll_epoll_of_pypy
 
     @property
     def name(self) -> str:
@@ -115,6 +117,11 @@ class Poller:
         else:
             del self.handlers[fd]
             self._selector.unregister(fd)
+
+    def _poll_epoll_of_pypy(self, timeout_s: float | None) -> list[tuple[int, Any]]:
+        # There None, for ever, is a TypeError, which would end a loop that has no timers.
+        assert self._epoll is not None
+        return self._epoll.poll(-1 if timeout_s is None else timeout_s)
 
     def _poll_selector(self, timeout_s: float | None) -> list[tuple[int, Any]]:
         return [(key.fd, events) for key, events in self._selector.select(timeout_s)]

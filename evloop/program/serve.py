@@ -50,8 +50,9 @@ def serve(
         protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass. Or a handler, an ``async
             def`` function of a stream.
         host, port: where to listen; port 0 lets the kernel pick one.
-        limits: what bounds it. Default: `Limits()`, in which ``idle_timeout_s``, ``message_timeout_s`` and
-            ``max_connections_per_address`` are off.
+        limits: what bounds it. Off by default are ``idle_timeout_s``, ``message_timeout_s`` and
+            ``max_connections_per_address``, whose right values only you know: set them for a server that faces
+            strangers. `Limits` says why, and suggests some.
         on_listening: called with the addresses once it listens. Default: they are printed on stderr.
         on_start: called with loop and server before the loop runs: for timers, outgoing connections, other servers.
             Those that it returns, in a list, are stopped with the first.

@@ -23,7 +23,7 @@ around it: that is how a ``finally`` cleans up in bounded time. What is guarante
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 
 from evloop.core.loop import Loop, running
 from evloop.errors import EvloopError

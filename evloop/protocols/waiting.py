@@ -185,7 +185,8 @@ async def run_in_thread(function: Callable[..., Any], *args: Any) -> Any:
         task.step(turn)
 
     task.check_cancelled()
-    job = task.loop.run_in_thread(function, *args, on_done=done, on_error=failed)
+    loop: Any = task.loop  # which opens connections, too, and has threads
+    job = loop.run_in_thread(function, *args, on_done=done, on_error=failed)
     try:
         await park(task)
     finally:

@@ -15,10 +15,10 @@ from evloop.log import WARNING, Logger
 from evloop.net.connection import Connection
 from evloop.net.protocol import Protocol, is_handler
 from evloop.net.sockets import origin, peer_text
+from evloop.net.sweeper import Sweeper
 from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener, open_listeners
 from evloop.server.stats import ServerStats
-from evloop.server.sweeper import Sweeper
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:

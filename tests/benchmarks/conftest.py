@@ -29,7 +29,8 @@ class LoadRun:
     @property
     def result(self) -> dict[str, Any]:
         """Its only run."""
-        (result,) = self.document["runs"]
+        runs: list[dict[str, Any]] = self.document["runs"]
+        (result,) = runs
         return result
 
 

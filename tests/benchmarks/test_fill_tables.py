@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
 from benchmarks import fill_tables
+from benchmarks.common.paths import ROOT
+from benchmarks.common.streams import EXIT_CANNOT_RUN
+from benchmarks.comparison.files import as_document
 from benchmarks.comparison.results import Results
-from benchmarks.peers.registry import ROOT
 
+MACHINE = {"cpu": "some", "cores": 2, "kernel": "some", "python": "some", "commit": "some", "versions": {}}
 RESULTS = ROOT / "docs" / "results" / "versus.json"
 
 
@@ -55,7 +57,7 @@ def test_only_lines_of_tables_change(document: Path) -> None:
 
 def test_check_says_which_document_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "versus.json"
-    file.write_text(json.dumps(some_results().to_json()))
+    file.write_text(as_document(some_results(), MACHINE, []))
     assert fill_tables.main([str(file), "--check"]) == fill_tables.EXIT_DIFFERENT
     assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == [
         "docs/analysis.md",
@@ -64,7 +66,7 @@ def test_check_says_which_document_differs(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_no_results_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fill_tables.main([str(tmp_path / "none.json")]) == fill_tables.EXIT_CANNOT_RUN
+    assert fill_tables.main([str(tmp_path / "none.json")]) == EXIT_CANNOT_RUN
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -20,9 +20,10 @@ import pexpect
 import psutil
 import pytest
 
+from benchmarks.common import processes
+from benchmarks.common.keeper import end_group
+from benchmarks.common.patience import Heartbeat, Patience
 from benchmarks.loadgen import coordinator, target
-from benchmarks.loadgen.keeper import end_group
-from benchmarks.loadgen.patience import Heartbeat, Patience
 from benchmarks.loadgen.runner import run_once
 from benchmarks.loadgen.settings import Settings
 from harness import wait_until
@@ -317,7 +318,7 @@ def test_a_server_that_began_to_listen_while_we_were_stopped_is_found(monkeypatc
         return False
 
     monkeypatch.setattr(target, "accepts", stopped_after_the_first_look)
-    monkeypatch.setattr(target, "_START_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(processes, "START_TIMEOUT_S", 0.1)
     with target.spawned_server(target.default_command(100), None) as ready:
         assert ready.spawned
     assert looks[1:] == [True]

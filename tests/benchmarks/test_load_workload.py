@@ -6,14 +6,20 @@ import random
 
 import pytest
 
-from benchmarks.loadgen.workload import ALPHABETS, Pool, SizeError, make_pool, make_texts, parse_sizes
+from benchmarks.common.texts import ALPHABETS, make_texts
+from benchmarks.loadgen.workload import Pool, SizeError, make_pool, parse_sizes
+
+
+def texts_of(size: str, text: str, count: int) -> list[bytes]:
+    rng = random.Random(1)
+    return make_texts(parse_sizes(size).sampler(rng), text, count, rng)
 
 
 @pytest.mark.parametrize("text", ALPHABETS)
 @pytest.mark.parametrize("size", ["0", "1", "32", "10000", "uniform:0-40", "lognormal:50,1.5"])
 def test_messages_are_valid_text_of_the_size_asked_for(text: str, size: str) -> None:
     sizes = parse_sizes(size)
-    for message in make_texts(sizes, text, 50, random.Random(7)):
+    for message in make_texts(sizes.sampler(random.Random(7)), text, 50, random.Random(7)):
         message.decode()
         assert sizes.low_bytes <= len(message) <= sizes.high_bytes or sizes.kind == "lognormal"
         assert b"\n" not in message
@@ -21,16 +27,16 @@ def test_messages_are_valid_text_of_the_size_asked_for(text: str, size: str) -> 
 
 
 def test_sizes_follow_their_distribution() -> None:
-    lengths = sorted(map(len, make_texts(parse_sizes("lognormal:100,0.5"), "ascii", 2001, random.Random(1))))
+    lengths = sorted(map(len, texts_of("lognormal:100,0.5", "ascii", 2001)))
     assert 90 <= lengths[1000] <= 110
     assert lengths[0] < 50
     assert lengths[-1] > 200
-    assert set(map(len, make_texts(parse_sizes("uniform:3-6"), "ascii", 200, random.Random(1)))) == {3, 4, 5, 6}
+    assert set(map(len, texts_of("uniform:3-6", "ascii", 200))) == {3, 4, 5, 6}
 
 
 def test_wide_texts_have_fewer_characters_than_bytes() -> None:
     for text, least in (("latin", 1), ("cjk", 15), ("emoji", 15), ("mixed", 1)):
-        messages = make_texts(parse_sizes("30"), text, 100, random.Random(1))
+        messages = texts_of("30", text, 100)
         assert sum(30 - len(message.decode()) for message in messages) / 100 >= least
 
 

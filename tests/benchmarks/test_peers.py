@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import os
 import random
+import re
 import signal
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from benchmarks.common.paths import ROOT
 from benchmarks.comparison.runner import RunningServer, running
+from benchmarks.peers import common
 from benchmarks.peers.registry import KINDS, PEERS, Peer
 from evloop.charcount.session import LineSession, Replies
 
+# Those that differ in their environment only are the same program.
+PROGRAMS = {name: peer for name, peer in PEERS.items() if not peer.environment}
 
-@pytest.fixture(scope="module", params=PEERS.values(), ids=PEERS.keys())
+
+@pytest.fixture(scope="module", params=PROGRAMS.values(), ids=PROGRAMS.keys())
 def peer(request: pytest.FixtureRequest) -> Peer:
     found: Peer = request.param
     missing = found.missing()
@@ -130,3 +139,63 @@ def test_a_large_message_in_one_piece(client: socket.socket) -> None:
 
 def test_every_kind_is_explained() -> None:
     assert {peer.kind for peer in PEERS.values()} == set(KINDS)
+
+
+# ---------------------------------------------------------------------- all of them
+
+
+def malloc_settings(peer: Peer) -> dict[str, str]:
+    """What malloc is told in the environment of the peer's process."""
+    with running(peer) as started:
+        environment = Path(f"/proc/{started.pid}/environ").read_bytes().decode()
+    return dict(re.findall(r"(MALLOC_\w+)=(\d+)", environment))
+
+
+def test_rivals_whose_cost_depends_on_malloc_run_as_they_come_and_with_both_thresholds_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "12345")  # somebody's own: "as it comes" is without it
+    assert malloc_settings(PEERS["asyncio-protocol"]) == {}
+    raised = malloc_settings(PEERS["asyncio-protocol-malloc"])
+    assert raised.keys() == {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}
+    assert all(int(value) >= 64 * 1024 * 1024 for value in raised.values())
+    rows = {name for name in PEERS if name.startswith(("asyncio", "uvloop"))}
+    plain = {"asyncio-protocol", "asyncio-streams", "uvloop-protocol", "uvloop-streams"}
+    assert rows == plain | {f"{name}-malloc" for name in plain}
+
+
+def test_a_python_whose_collector_cannot_freeze_runs_them_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(gc, "freeze")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        common.announce(listener)
+        assert capsys.readouterr().out == f"listening on 127.0.0.1:{listener.getsockname()[1]}\n"
+
+
+@pytest.mark.parametrize(
+    "file", [*ROOT.glob("benchmarks/peers/*.py"), *ROOT.glob("benchmarks/soaking/*.py")], ids=lambda file: file.name
+)
+def test_nothing_is_used_but_public_names(file: Path) -> None:
+    private = {
+        node.attr
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "self")
+        if re.fullmatch("_(?!_).*", node.attr)
+    }
+    assert private <= {"_accept"}, "which is the standard library's, in the floor"
+
+
+def test_folders_import_in_one_direction() -> None:
+    allowed = {
+        "common": {"common"},
+        "peers": {"common", "peers"},
+        "comparison": {"common", "peers", "comparison"},
+        "loadgen": {"common", "loadgen"},
+        "soaking": {"common", "soaking"},
+    }
+    folders = {path.parent.name for path in ROOT.glob("benchmarks/*/*.py")}
+    assert folders == set(allowed), "a new folder needs a place here"
+    for folder, others in allowed.items():
+        text = "".join(path.read_text() for path in ROOT.glob(f"benchmarks/{folder}/*.py"))
+        assert set(re.findall(r"(?:from|import) benchmarks\.(\w+)", text)) <= others, folder

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import soak
-from benchmarks.soaking import roles
+from benchmarks.soaking import roles, served
+from benchmarks.soaking.shared import Soak
 from benchmarks.soaking.target import Status
 from evloop import LineProtocol
 from harness import RunningServer, small_limits
@@ -39,11 +40,16 @@ def selector() -> type[selectors.BaseSelector]:
     return selectors.DefaultSelector
 
 
-def test_each_limit_on_the_page_must_be_hit_but_two():
+def test_each_limit_on_the_page_must_be_hit_but_four():
     table = PAGE.read_text().partition("\n## Limits\n")[2].partition("\n## ")[0]
     cells = [row.rsplit("|", 2)[1] for row in table.splitlines() if row.startswith("| ")]
     counters = {name for cell in cells for name in re.findall(r"`([a-z-]+)`", cell)}
-    assert counters - set(soak.EXPECTED_LIMITS) - {"descriptors"} == {"drain-timeout", "max-line"}
+    assert counters - set(soak.EXPECTED_LIMITS) - {"descriptors"} == {
+        "drain-timeout",
+        "max-line",
+        "memory",
+        *soak.IMPOSSIBLE_LIMITS,
+    }
     assert set(soak.EXPECTED_LIMITS) <= counters
 
 
@@ -60,13 +66,14 @@ def test_a_server_that_is_the_same_afterwards_is_fine():
         ({"descriptors": 9}, "descriptors: 8 before, 9 after"),
         ({"memory_bytes": 30_000_000}, "memory has grown by 9.5 MiB"),
         ({"limits": {**GOOD.limits, "idle-timeout": 0}}, "limit idle-timeout was never hit"),
+        ({"limits": {**GOOD.limits, "unsent": 1}}, "limit unsent was hit"),
     ],
 )
 def test_what_is_not_back_where_it_was_is_said(change, problem):
     assert soak.compare(GOOD, dataclasses.replace(GOOD, **change)) == [problem]
 
 
-def answering(start: Callable[..., RunningServer], reply: Callable[[int], bytes | None]) -> roles.Soak:
+def answering(start: Callable[..., RunningServer], reply: Callable[[int], bytes | None]) -> Soak:
     """A soak at a server that answers line n with ``reply(n)``, or ends the connection if that is None."""
 
     class Answers(LineProtocol):
@@ -79,7 +86,7 @@ def answering(start: Callable[..., RunningServer], reply: Callable[[int], bytes 
                 self.connection.abort()
             return answer
 
-    return roles.Soak(start(Answers, small_limits(high_water_bytes=1 << 20)).address)
+    return Soak(start(Answers, small_limits(high_water_bytes=1 << 20)).address)
 
 
 def test_every_right_answer_is_counted(start):
@@ -112,6 +119,15 @@ def test_one_who_is_refused_is_none(start):
 def test_an_ordinary_client_that_gets_a_wrong_answer_is_a_problem(start):
     run = answering(start, lambda number: b"no number\n")
     with pytest.raises(ConnectionAbortedError), run.connect() as sock:
-        roles._ask(run, sock, random.Random(1), 5, last=False)
+        served._ask(run, sock, random.Random(1), 5, last=False)
     (problem,) = run.problems
     assert problem.startswith("wrong reply at byte 0: ")
+
+
+def test_rubbish_is_answered_line_by_line_and_the_numbers_named_are_those_of_the_lines(start):
+    run = answering(start, lambda number: b"x 0\n" * 3 if number == 1 else b"x 0\n")
+    run.over.wait = lambda timeout: run.over.set()  # once
+    roles.bad_bytes(run, random.Random(3))
+    (problem,) = run.problems
+    replies, lines = map(int, re.fullmatch(r"(\d+) replies to (\d+) lines of rubbish", problem).groups())
+    assert replies == lines + 2

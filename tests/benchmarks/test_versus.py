@@ -15,15 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.comparison import native, report
+from benchmarks.common import native
+from benchmarks.common.paths import ROOT
+from benchmarks.common.texts import ALPHABETS
+from benchmarks.comparison import report
 from benchmarks.comparison.commands import COMMANDS
-from benchmarks.comparison.payload import ALPHABETS, make_texts, write_payload
+from benchmarks.comparison.payload import make_messages, write_payload
 from benchmarks.comparison.results import Results
+from benchmarks.comparison.rounds import participants
 from benchmarks.comparison.runner import RunError, figures, measure_memory, memory_bytes, running, settled
 from benchmarks.comparison.scenarios import GROWTHS, SCENARIOS
 from benchmarks.comparison.statistics import estimate, paired_ratio
-from benchmarks.peers.registry import OURS, PEERS, ROOT
-from benchmarks.versus import participants
+from benchmarks.peers.registry import OURS, PEERS
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
 VERSUS = [sys.executable, str(ROOT / "benchmarks" / "versus.py")]
@@ -79,11 +82,13 @@ def test_a_ratio_needs_a_round_that_both_have() -> None:
 @pytest.mark.parametrize("kind", ALPHABETS)
 @pytest.mark.parametrize("size", [32, 8000])
 def test_messages_are_of_the_size_asked_for_and_differ(kind: str, size: int) -> None:
-    texts = make_texts(kind, size, depth=256)
-    assert len(texts) >= 256
-    sizes = [len(text.encode()) + 1 for text in texts]
+    messages = make_messages(kind, size, depth=256)
+    assert len(messages) >= 256
+    sizes = [len(message) + 1 for message in messages]
     assert 0.85 * size <= sum(sizes) / len(sizes) <= 1.05 * size
+    texts = [message.decode() for message in messages]
     assert len({len(text) for text in texts}) > 2
+    assert set("".join(texts)) <= set(ALPHABETS[kind])
     assert not any("\n" in text or "\r" in text for text in texts)
 
 
@@ -145,7 +150,7 @@ def test_a_table_is_sorted_and_says_the_kind_the_ratio_and_what_is_doubtful(resu
     assert "† " in lines[5]
     assert "1.20 - 1.20" in lines[5]
     assert "† not busy all the time, so its rate is not its limit: uvloop-protocol 50 %." in text
-    assert "trio failed in 1 rounds: wrong reply: expected 3, got 4" in text
+    assert "trio failed in 1 round: wrong reply: expected 3, got 4" in text
 
 
 def test_a_table_says_when_something_else_was_using_the_machine(results: Results) -> None:

@@ -47,6 +47,8 @@ def spawn_program() -> Iterator[Callable[..., Process]]:
 @pytest.fixture
 def loop_cpu_share() -> Callable[[RunningServer], float]:
     """The share of one core that a server's loop thread uses from now on for a while."""
+    if not hasattr(time, "pthread_getcpuclockid"):
+        pytest.skip("this Python cannot tell the CPU time of another thread")
 
     def share(server: RunningServer) -> float:
         ident = server.thread._thread.ident
@@ -58,10 +60,10 @@ def loop_cpu_share() -> Callable[[RunningServer], float]:
 
 
 @pytest.fixture
-def counting(start) -> Callable[..., object]:
+def counting(start: Callable[..., Any]) -> Callable[..., Any]:
     """Starts a character-count server in a thread."""
 
-    def start_counting(limits: Limits | None = None, **settings: object):
+    def start_counting(limits: Limits | None = None, **settings: Any) -> Any:
         chosen = ServiceSettings(limits=small_limits() if limits is None else limits, **settings)
         return start(make_server=lambda loop: CharCountServer(loop, chosen))
 

@@ -110,7 +110,7 @@ class Process:
     def cpu_s(self) -> float:
         """CPU seconds used so far."""
         times = self.psutil.cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
     def cpu_share(self, for_s: float = 0.2) -> float:
         """The share of one core it uses from now on for a while."""
@@ -118,11 +118,11 @@ class Process:
 
     def memory(self) -> int:
         """Resident memory in bytes."""
-        return self.psutil.memory_info().rss
+        return int(self.psutil.memory_info().rss)
 
     def descriptors(self) -> int:
         """How many descriptors it has open."""
-        return self.psutil.num_fds()
+        return int(self.psutil.num_fds())
 
     # ------------------------------------------------------------------ ending it
 

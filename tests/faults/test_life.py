@@ -26,6 +26,7 @@ from evloop.server.listener import open_listeners
 from faults.faultysocket import FaultySocket
 from faults.processes import ROOT, SERVER, Process, listening_socket
 from harness import DEADLINE_S, run_pass, run_until, small_limits, wait_until
+from interpreters import loads_logging_fast
 
 EXIT_ABORTED = 1
 EXIT_CANNOT_LISTEN = 3
@@ -123,6 +124,7 @@ def test_31_signal_twice_within_milliseconds_never_ends_it_by_the_signal(spawn):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
+@loads_logging_fast
 def test_31_signal_of_a_closed_terminal_stops_it_unless_it_is_ignored(spawn):
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else these tests run under nohup themselves
         server = spawn()

@@ -24,6 +24,7 @@ from faults.endings import read_to_the_end
 from faults.faultysocket import FaultyListener
 from faults.processes import SPINNING
 from harness import DEADLINE_S, Client, LoopThread, run_pass, run_until, small_limits, wait_until
+from interpreters import loads_logging_fast
 
 
 class Echo(Protocol):
@@ -437,6 +438,7 @@ def test_29_blocked_loop_by_two_handlers_names_the_slower(spawn_program):
     assert named == "Blocks.much"
 
 
+@loads_logging_fast
 def test_29_loop_that_only_waits_is_not_called_blocked(spawn):
     server = spawn("--log-level", "warning")
     client = server.connect()

@@ -11,6 +11,7 @@ import pytest
 
 from evloop import ConnectError, EventLoop, Protocol, Server
 from harness import Client, Recorder, recorder, run_pass, run_until, small_limits
+from outgoing import closed_port, silent_listener
 
 
 @pytest.fixture
@@ -18,13 +19,6 @@ def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         sock.settimeout(10)
         yield sock
-
-
-def closed_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def close_connection(loop: EventLoop, protocol: Protocol) -> None:
@@ -104,28 +98,9 @@ def test_unresolvable(loop, host):
 
 @pytest.fixture
 def full_listener() -> Iterator[tuple[str, int]]:
-    """An address that does not answer: a listener whose queue is full."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(0)
-        fillers = []
-        for _ in range(4):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(sock.getsockname())
-            fillers.append(filler)
-        probe = socket.socket()
-        fillers.append(probe)
-        probe.settimeout(0.05)
-        try:
-            probe.connect(sock.getsockname())
-        except TimeoutError:
-            yield sock.getsockname()
-        else:
-            pytest.skip("a full queue does not hold connections back here")
-        finally:
-            for filler in fillers:
-                filler.close()
+    """An address that does not answer."""
+    with silent_listener() as sock:
+        yield sock.getsockname()
 
 
 def test_timeout(loop, full_listener):
@@ -200,21 +175,6 @@ def test_no_timer_is_left_behind(loop, listener, full_listener):
     run_until(loop, lambda: connected.events and refused.events)
     assert loop.timers == 0
     close_connection(loop, connected)
-
-
-def test_the_next_address_is_tried(loop, listener, monkeypatch):
-    dead, live = ("127.0.0.1", closed_port()), listener.getsockname()
-
-    def addresses(host: str, port: int, **_: object) -> list:
-        assert (host, port) == ("many.example", 1)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (dead, dead, live)]
-
-    monkeypatch.setattr(socket, "getaddrinfo", addresses)
-    protocol = recorder()()
-    loop.connect(protocol, "many.example", 1)
-    run_until(loop, lambda: protocol.events)
-    assert protocol.events == ["connect"]
-    close_connection(loop, protocol)
 
 
 def test_an_exception_in_on_connect_error_is_logged(loop, logged):

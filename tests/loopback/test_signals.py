@@ -11,6 +11,7 @@ import pytest
 
 from evloop import EventLoop
 from harness import DEADLINE_S, run_pass, run_until, wait_until
+from interpreters import refuses_sigkill
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals here")
 
@@ -136,7 +137,7 @@ def test_not_outside_of_the_main_thread(loop_thread):
         loop_thread.call(loop_thread.loop.add_signal_handler, signal.SIGUSR1, print)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, 12345])
+@pytest.mark.parametrize("signum", [pytest.param(signal.SIGKILL, marks=refuses_sigkill), 12345])
 def test_a_signal_that_cannot_be_handled(loop, signum):
     with pytest.raises((OSError, ValueError)):
         loop.add_signal_handler(signum, print)

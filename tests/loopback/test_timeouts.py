@@ -273,7 +273,7 @@ def test_a_pause_in_writing_is_no_stall(clocked):
 
 
 def test_sweeps_in_batches_reach_everyone(clocked, monkeypatch):
-    monkeypatch.setattr("evloop.server.sweeper.SWEEP_BATCH", 7)
+    monkeypatch.setattr("evloop.net.sweeper.SWEEP_BATCH", 7)
     server = clocked(Protocol, idle_timeout_s=4)
     connections = [server.connect()[1] for _ in range(50)]
     server.pass_time(5.1)

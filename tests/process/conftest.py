@@ -68,5 +68,6 @@ def start() -> Iterator[Callable[..., Any]]:
             client.kill()
         client.wait()
         for stream in (client.stdin, client.stdout, client.stderr):
+            assert stream is not None
             with contextlib.suppress(BrokenPipeError):
                 stream.close()

@@ -19,6 +19,7 @@ from evloop.charcount.client import (
 )
 from evloop.errors import ConnectError
 from faults.processes import listening_socket
+from interpreters import frees_at_once
 
 
 @pytest.fixture
@@ -65,6 +66,7 @@ def test_count_many_is_lazy(client):
     assert client.count("four") == 4
 
 
+@frees_at_once
 def test_a_dropped_count_many_needs_no_close(client):
     for _ in range(50):
         assert next(client.count_many(itertools.repeat("abc"))) == 3

@@ -14,6 +14,7 @@ import pytest
 
 from faults.processes import listening_socket
 from harness import DEADLINE_S, wait_until
+from interpreters import gives_memory_back
 from process.clients import CLIENT, PYTHON, answering, one_line, run_client
 
 
@@ -107,6 +108,7 @@ def lines_and_memory(port: int, count: int, line: bytes) -> tuple[bytes, int]:
     return done.stdout, kilobytes * (1 if sys.platform == "darwin" else 1024)
 
 
+@gives_memory_back
 def test_a_million_lines_in_flat_memory(port):
     few, memory_for_few = lines_and_memory(port, SHORT_RUN, b"hello world\n")
     assert few == b"11\n" * SHORT_RUN

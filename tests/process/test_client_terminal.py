@@ -13,6 +13,7 @@ import pexpect
 import pytest
 
 from harness import DEADLINE_S
+from interpreters import has_gnu_readline
 from process.clients import CLIENT, PYTHON, SERVER, answering
 
 PROMPT = "> "
@@ -96,6 +97,7 @@ def test_each_line_is_answered_before_the_next_prompt(talk):
 
 
 @needs_readline
+@has_gnu_readline
 def test_line_editing(talk):
     child = talk()
     assert ask(child, "abcX" + BACKSPACE) == "3"
@@ -106,6 +108,7 @@ def test_line_editing(talk):
 
 
 @needs_readline
+@has_gnu_readline
 def test_history(talk):
     child = talk()
     assert ask(child, "hello") == "5"

@@ -9,6 +9,7 @@ import pytest
 
 from faults.processes import Process
 from harness import Client, wait_until
+from interpreters import gives_memory_back
 
 MIB = 1024 * 1024
 
@@ -22,6 +23,7 @@ def peak_memory(server: Process) -> int:
         return server.memory()
 
 
+@gives_memory_back
 @pytest.mark.parametrize(
     "size", [32 * MIB, pytest.param(512 * MIB, marks=pytest.mark.slow)], ids=lambda size: f"{size // MIB} MiB"
 )
@@ -66,6 +68,7 @@ IDLE = 5_000
 BYTES_PER_IDLE_CONNECTION = 1024
 
 
+@gives_memory_back
 @pytest.mark.slow
 def test_memory_of_idle_connections(spawn, many_descriptors):
     server = spawn("--max-connections", "10000", python_options=())
@@ -85,6 +88,7 @@ def test_memory_of_idle_connections(spawn, many_descriptors):
     assert each <= BYTES_PER_IDLE_CONNECTION
 
 
+@gives_memory_back
 def test_memory_comes_back_when_connections_end(spawn, many_descriptors):
     server = spawn("--log-level", "warning")
 

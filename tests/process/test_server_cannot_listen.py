@@ -38,7 +38,7 @@ def test_port_taken():
 def test_port_taken_by_a_process_with_a_strange_name():
     program = (
         "import socket, sys\n"
-        "open('/proc/self/comm', 'wb').write(b'x\\xff\\x1b[31m')\n"
+        "open('/proc/self/comm', 'wb', 0).write(b'x\\xff\\x1b[31m')\n"
         "listener = socket.create_server(('127.0.0.1', 0))\n"
         "print(listener.getsockname()[1], flush=True)\n"
         "sys.stdin.read()"

@@ -51,8 +51,9 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the process: one line on stderr, exit status 2."""
-        origin = "" if self.origin is None else f"{self.origin}: "
-        self.exit(EXIT_USAGE, f"{self.prog}: {origin}{one_line(message)}; see {self.prog} --help\n")
+        if self.origin is not None:
+            message = f"{self.origin}: {message}"
+        self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """All that argparse prints goes through here; its own method loses what a short write did not take."""

@@ -7,7 +7,7 @@ import math
 import sys
 from typing import Any, NoReturn
 
-from benchmarks.loadgen.streams import EXIT_USAGE, print_error, print_out
+from benchmarks.common.streams import EXIT_USAGE, print_error, print_out
 
 _FACTORS = {"k": 1e3, "M": 1e6}
 _TIME_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}

@@ -1,0 +1,170 @@
+"""Every setting of ``charcount-server``, declared once.
+
+From this table come the options of the command line and their help, the ``CHARCOUNT_`` variables, what
+``--print-config`` shows, and the table of settings in docs/operations.md. A limit of the server is declared in
+`evloop.limits`, and is taken from there if it has a text for its option.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from evloop.charcount.cli.arguments import port_number, positive_number, seconds, whole_number
+from evloop.charcount.server import DEFAULT_PORT
+from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE
+from evloop.limits import Limit, Limits
+from evloop.log import DEBUG, ERROR, INFO, WARNING
+
+Value = bool | int | float | str
+
+LOG_LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
+
+
+class Setting:
+    """An option, its variable, and what is told about both.
+
+    Args:
+        group: under which heading of ``--help`` it stands.
+        name: with underscores: ``max_message`` is ``--max-message`` and ``CHARCOUNT_MAX_MESSAGE``.
+        default: the value if nobody sets one. False makes it a switch: ``--it`` and ``--no-it``.
+        help: what it does.
+        parse: makes the value of a text, or raises `argparse.ArgumentTypeError`.
+        metavar: what stands for the value in ``--help``.
+        choices: the values that there are, if these are few.
+        short: another name of the option, of one letter.
+        zero_is_off: 0 means that there is no such limit.
+        off_because: why there is none by default.
+        suggested: what to set it to for a server that faces strangers.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        name: str,
+        default: Value,
+        help: str,
+        *,
+        parse: Callable[[str], Value] = str,
+        metavar: str | None = None,
+        choices: tuple[str, ...] | None = None,
+        short: str | None = None,
+        zero_is_off: bool = False,
+        off_because: str | None = None,
+        suggested: str | None = None,
+    ) -> None:
+        self.group = group
+        self.name = name
+        self.default = default
+        self.help = help
+        self.parse = parse
+        self.metavar = metavar
+        self.choices = choices
+        self.short = short
+        self.zero_is_off = zero_is_off
+        self.off_because = off_because
+        self.suggested = suggested
+
+    @property
+    def option(self) -> str:
+        """On the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def is_switch(self) -> bool:
+        """It takes no value."""
+        return self.default is False
+
+    @property
+    def default_shown(self) -> str:
+        """The default, for people."""
+        if self.is_switch:
+            return "no"
+        if not self.zero_is_off:
+            return as_text(self.default)
+        return f"{as_text(self.default)}; 0: no limit" if self.default else "0: no limit"
+
+    def add_to(self, group: argparse._ArgumentGroup) -> None:
+        """Add the option to a parser. Not given, its value there is None, and not the default."""
+        text = f"{self.help} (default: {self.default_shown})".replace("%", "%%")
+        if self.is_switch:
+            group.add_argument(self.option, action=argparse.BooleanOptionalAction, help=text)
+            return
+        names = [self.option] if self.short is None else [self.short, self.option]
+        group.add_argument(*names, type=self.parse, metavar=self.metavar, choices=self.choices, help=text)
+
+
+def as_text(value: Value) -> str:
+    """A value as one would give it: 10 for ten seconds, 1 for yes."""
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
+    return str(int(value) if isinstance(value, bool) else value)
+
+
+def _setting_of(limit: Limit, option_help: str) -> Setting:
+    """The setting that a limit of the server is; without its unit, which ``--help`` tells as that of the value."""
+    is_time, is_size = limit.name.endswith("_s"), limit.name.endswith("_bytes")
+    smallest = whole_number if limit.can_be_off or limit.least == 0 else positive_number
+    return Setting(
+        "limits",
+        setting_name(limit),
+        limit.default or (0.0 if is_time else 0),
+        option_help,
+        parse=seconds if is_time else smallest,
+        metavar="SECONDS" if is_time else "BYTES" if is_size else "N",
+        zero_is_off=limit.can_be_off,
+        off_because=limit.off_because,
+        suggested=None if limit.suggested is None else as_text(limit.suggested),
+    )
+
+
+def setting_name(limit: Limit) -> str:
+    """What the setting of a limit is called."""
+    return limit.name.removesuffix("_s").removesuffix("_bytes")
+
+
+SETTINGS = (
+    Setting("where it listens", "host", "127.0.0.1", "name, IPv4 or IPv6 address"),
+    Setting("where it listens", "port", DEFAULT_PORT, "0 picks a free one", parse=port_number, short="-p"),
+    Setting(
+        "what it speaks (docs/protocol.md)",
+        "framing",
+        "line",
+        "line: a message ends in LF; raw: each chunk received is a message",
+        choices=("line", "raw"),
+        metavar="line|raw",
+    ),
+    Setting(
+        "what it speaks (docs/protocol.md)",
+        "reply",
+        DEFAULT_TEMPLATE,
+        "text of a reply, with {count} where the number goes",
+        metavar="TEMPLATE",
+    ),
+    Setting(
+        "what it speaks (docs/protocol.md)",
+        "classic",
+        False,
+        f"the lab exercise's exchange: as --framing raw --reply '{CLASSIC_TEMPLATE}'",
+    ),
+    Setting(
+        "limits",
+        "max_message",
+        0,
+        "answer a longer message with an error; any length is safe, as messages are counted and not held in memory",
+        parse=whole_number,
+        metavar="BYTES",
+        zero_is_off=True,
+        off_because="a message of any length costs no memory",
+        suggested="what your clients need",
+    ),
+    *(_setting_of(limit, limit.option) for limit in Limits.table.values() if limit.option is not None),
+    Setting(
+        "what it logs, on stderr",
+        "log_level",
+        "info",
+        "debug, info (each connect and disconnect), warning or error",
+        choices=tuple(LOG_LEVELS),
+        metavar="LEVEL",
+    ),
+)

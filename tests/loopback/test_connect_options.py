@@ -1,0 +1,471 @@
+"""Outgoing connections: to endpoints, from an address, written to before they are there, with time-outs."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evloop import EndpointError, EventLoop, Limits, Protocol, parse_endpoint
+from evloop.core.poller import Poller
+from harness import Recorder, recorder, run_pass, run_until
+from outgoing import closed_port, silent_listener
+
+
+@pytest.fixture
+def loop() -> Iterator[EventLoop]:
+    with EventLoop() as loop:
+        yield loop
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.settimeout(10)
+        yield sock
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where a Unix socket's path is short enough: the working directory."""
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    yield Path()
+    os.chdir(before)
+
+
+def unix_listener(path: str, backlog: int = 10) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(path)
+    sock.listen(backlog)
+    sock.settimeout(10)
+    return sock
+
+
+def talk(loop: EventLoop, listener: socket.socket, protocol: Recorder) -> None:
+    """A byte each way, then the peer closes."""
+    run_until(loop, lambda: protocol.events)
+    assert protocol.events == ["connect"]
+    peer, _ = listener.accept()
+    with peer:
+        protocol.connection.write(b"x")
+        run_pass(loop)
+        assert peer.recv(10) == b"x"
+        peer.sendall(b"y")
+    run_until(loop, lambda: "close" in protocol.events)
+    assert protocol.events == ["connect", ("data", b"y"), "eof", "close"]
+
+
+def error_of(loop: EventLoop, protocol: Recorder) -> str:
+    run_until(loop, lambda: protocol.events)
+    for _ in range(2):
+        run_pass(loop)
+    ((kind, text),) = protocol.events
+    assert kind == "connect error"
+    assert text.isprintable()
+    return str(text)
+
+
+# ---------------------------------------------------------------------- endpoints
+
+
+@pytest.mark.parametrize("parsed", [False, True])
+def test_an_endpoint_of_tcp(loop, listener, parsed):
+    text = f"127.0.0.1:{listener.getsockname()[1]}"
+    protocol = recorder()()
+    loop.connect(protocol, parse_endpoint(text) if parsed else text)
+    talk(loop, listener, protocol)
+
+
+@pytest.mark.parametrize("name", ["unix:cc", "unix:@evloop-test"])
+def test_a_unix_socket(loop, folder, name):
+    with unix_listener(parse_endpoint(name).address) as listener:
+        protocol = recorder()()
+        loop.connect(protocol, name)
+        talk(loop, listener, protocol)
+        assert protocol.connection.peer == name
+
+
+def test_a_unix_socket_that_is_not_there(loop, folder):
+    protocol = recorder()()
+    loop.connect(protocol, "unix:nothing")
+    assert error_of(loop, protocol) == "cannot connect to unix:nothing: No such file or directory"
+
+
+def test_a_unix_socket_on_which_nobody_listens_any_more(loop, folder):
+    unix_listener("stale").close()
+    protocol = recorder()()
+    loop.connect(protocol, "unix:stale")
+    assert error_of(loop, protocol) == "cannot connect to unix:stale: Connection refused"
+
+
+def fill(path: str) -> list[socket.socket]:
+    """Connect to a listener until its queue is full."""
+    fillers = []
+    while True:
+        filler = socket.socket(socket.AF_UNIX)
+        filler.setblocking(False)
+        fillers.append(filler)
+        if filler.connect_ex(path):
+            return fillers
+
+
+def test_a_unix_listener_whose_queue_is_full_is_tried_until_there_is_room(loop, folder):
+    with unix_listener("full", 1) as listener:
+        fillers = fill("full")
+        protocol = recorder()()
+        loop.connect(protocol, "unix:full")
+        ticks = []
+        loop.call_later(0.05, ticks.append, 1)
+        passes = loop.passes
+        run_until(loop, lambda: ticks)
+        assert protocol.events == []
+        assert loop.passes - passes < 200, "it does not spin"
+        while not protocol.events:
+            listener.accept()[0].close()
+            ticks.clear()
+            loop.call_later(0.02, ticks.append, 1)
+            run_until(loop, lambda: ticks)
+        assert protocol.events[0] == "connect"
+        protocol.connection.abort()
+        run_pass(loop)
+        for filler in fillers:
+            filler.close()
+
+
+def test_a_unix_listener_whose_queue_stays_full(loop, folder):
+    with unix_listener("full", 1):
+        fillers = fill("full")
+        protocol, cancelled = recorder()(), recorder()()
+        loop.connect(protocol, "unix:full", timeout_s=0.03)
+        attempt = loop.connect(cancelled, "unix:full")
+        assert error_of(loop, protocol) == "cannot connect to unix:full: no answer in 0.03 s"
+        attempt.cancel()
+        assert loop.timers == 0
+        assert cancelled.events == []
+        run_pass(loop)
+        for filler in fillers:
+            filler.close()
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        (("fd:3",), "cannot connect to fd:3: only who listens can be given a socket"),
+        ((":80",), "cannot connect to :80: only who listens can leave out the host"),
+        (("", 80), "cannot connect to :80: only who listens can leave out the host"),
+        (("tls:localhost:80",), "cannot connect to tls:localhost:80: this loop speaks no TLS"),
+        (("localhost",), "'localhost' is no endpoint: the port is missing; did you mean localhost:PORT?"),
+        (("localhost", 70000), "there is no port 70000: the highest is 65535"),
+        ((parse_endpoint("unix:x"), 80), "unix:x says all that is needed: give no port beside it"),
+    ],
+)
+def test_where_nobody_can_connect_to(loop, where, error):
+    with pytest.raises(EndpointError) as caught:
+        loop.connect(recorder()(), *where)
+    assert str(caught.value) == error
+
+
+# ---------------------------------------------------------------------- from an address
+
+
+@pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.9", "::1"])
+def test_a_source_address(loop, source):
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    host = "::1" if ":" in source else "127.0.0.1"
+    with socket.create_server((host, 0), family=family) as listener:
+        protocol = recorder()()
+        loop.connect(protocol, host, listener.getsockname()[1], source_address=(source, 0))
+        run_until(loop, lambda: protocol.events)
+        peer, address = listener.accept()
+        with peer:
+            assert address[0] == source
+        run_until(loop, lambda: "close" in protocol.events)
+
+
+def test_a_source_port(loop, listener):
+    port = closed_port()
+    protocol = recorder()()
+    loop.connect(protocol, *listener.getsockname(), source_address=("127.0.0.1", port))
+    run_until(loop, lambda: protocol.events)
+    assert protocol.connection.socket.getsockname() == ("127.0.0.1", port)
+    protocol.connection.abort()
+    run_pass(loop)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="an option of Linux")
+def test_a_port_is_taken_from_one_other_end_only(loop, listener):
+    """Or all ports of the range were used up by 28,000 connections, to whatever ends."""
+    protocol = recorder()()
+    loop.connect(protocol, *listener.getsockname(), source_address=("127.0.0.7", 0))
+    run_until(loop, lambda: protocol.events)
+    ip_bind_address_no_port = 24
+    assert protocol.connection.socket.getsockopt(socket.IPPROTO_IP, ip_bind_address_no_port) == 1
+    protocol.connection.abort()
+    run_pass(loop)
+
+
+def test_only_addresses_of_the_sources_family_are_tried(loop, listener, monkeypatch):
+    port = listener.getsockname()[1]
+    protocol = recorder()()
+    loop.connect(protocol, "localhost", port, source_address=("127.0.0.9", 0))
+    run_until(loop, lambda: protocol.events)
+    assert protocol.connection.peer == f"127.0.0.1:{port}"
+    protocol.connection.abort()
+    other = recorder()()
+    loop.connect(other, "127.0.0.1", port, source_address=("::1", 0))
+    text = f"cannot connect to 127.0.0.1:{port}: it has no address of the family of source_address"
+    assert error_of(loop, other) == text
+
+
+def test_a_source_address_of_another_machine(loop, listener):
+    protocol = recorder()()
+    loop.connect(protocol, *listener.getsockname(), source_address=("192.0.2.1", 0))
+    assert error_of(loop, protocol).endswith("Cannot assign requested address (for source_address 192.0.2.1)")
+
+
+@pytest.mark.parametrize("source", [("localhost", 0), ("", 0), "localhost"])
+def test_a_source_that_is_no_address(loop, source):
+    with pytest.raises(ValueError, match="source_address wants an address of this machine and a port"):
+        loop.connect(recorder()(), "127.0.0.1", 1, source_address=source)
+
+
+def test_a_source_address_for_a_unix_socket(loop):
+    with pytest.raises(ValueError, match="source_address is for TCP, and unix:x is not"):
+        loop.connect(recorder()(), "unix:x", source_address=("127.0.0.1", 0))
+
+
+def test_a_connection_to_itself_is_refused_and_leaves_the_port_free(loop):
+    port = closed_port()
+    protocol = recorder()()
+    loop.connect(protocol, "127.0.0.1", port, source_address=("127.0.0.1", port))
+    assert error_of(loop, protocol) == f"cannot connect to 127.0.0.1:{port}: Connection refused"
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", port))  # without SO_REUSEADDR: nothing waits there for late packets
+
+
+# ---------------------------------------------------------------------- written to before it is there
+
+
+class Early(Recorder):
+    def on_connect(self) -> bytes:
+        super().on_connect()
+        self.connection.write(b"third ")
+        return b"fourth"
+
+
+def test_what_is_written_before_is_sent_first(loop, listener):
+    protocol = recorder(Early)()
+    loop.connect(protocol, *listener.getsockname())
+    protocol.connection.write(b"first ")
+    run_pass(loop)
+    protocol.connection.write(bytearray(b"second "))
+    assert protocol.events == []
+    assert protocol.connection.unsent_bytes == 13
+    run_until(loop, lambda: protocol.events)
+    peer, _ = listener.accept()
+    with peer:
+        run_pass(loop)
+        assert peer.recv(100) == b"first second third fourth"
+    run_until(loop, lambda: "close" in protocol.events)
+
+
+def test_much_is_sent_too(loop, listener):
+    protocol = recorder()()
+    loop.connect(protocol, *listener.getsockname())
+    data = os.urandom(1 << 20)
+    for at in range(0, len(data), 4096):
+        protocol.connection.write(data[at : at + 4096])
+    run_until(loop, lambda: protocol.events)
+    peer, _ = listener.accept()
+    with peer:
+        peer.setblocking(False)
+        got = bytearray()
+
+        def take() -> None:
+            try:
+                got.extend(peer.recv(1 << 20))
+            except BlockingIOError:
+                pass
+
+        run_until(loop, lambda: take() or len(got) == len(data))
+        assert got == data
+    run_until(loop, lambda: protocol.events[-1] != "low" and len(protocol.events) > 1 and protocol.connection.closing)
+
+
+def test_more_than_a_connection_may_hold(loop, listener):
+    protocol = recorder()()
+    limits = Limits(low_water_bytes=1, high_water_bytes=10, max_unsent_bytes=100)
+    loop.connect(protocol, *listener.getsockname(), limits=limits)
+    protocol.connection.write(bytes(100))
+    protocol.connection.write(b"x")
+    protocol.connection.write(b"x")
+    assert error_of(loop, protocol).endswith(": more than 100 bytes were written before it was made")
+    assert protocol.connection.unsent_bytes == 0
+
+
+def test_closed_before_it_is_there_it_sends_what_was_written(loop, listener):
+    protocol = recorder()()
+    loop.connect(protocol, *listener.getsockname())
+    protocol.connection.write(b"all")
+    protocol.connection.close()
+    protocol.connection.write(b" dropped")
+    assert protocol.connection.closing
+    run_until(loop, lambda: protocol.events)
+    peer, _ = listener.accept()
+    with peer:
+        run_pass(loop)
+        assert peer.recv(100) == b"all"
+        assert peer.recv(100) == b""
+    run_until(loop, lambda: "close" in protocol.events)
+    assert protocol.events == ["connect", "close"]
+
+
+@pytest.mark.parametrize("how", ["abort", "cancel"])
+def test_given_up_before_it_is_there_nothing_is_called(loop, listener, how):
+    protocol = recorder()()
+    loop.connect(protocol, *listener.getsockname())
+    protocol.connection.write(b"x")
+    getattr(protocol.connection, how)()
+    protocol.connection.write(b"x")
+    for _ in range(3):
+        run_pass(loop)
+    assert protocol.events == []
+    assert protocol.connection.closing
+    assert protocol.connection.unsent_bytes == 0
+    assert loop.timers == 0
+
+
+def test_whatever_else_is_wanted_of_it_is_a_clear_error(loop):
+    with silent_listener() as silent:
+        protocol = recorder()()
+        attempt = loop.connect(protocol, *silent.getsockname())
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert protocol.connection.peer == where
+        assert repr(protocol.connection) == f"<Connector {where} connecting unsent=0>"
+        with pytest.raises(AttributeError) as early:
+            protocol.connection.pause_reading()
+        attempt.cancel()
+        with pytest.raises(AttributeError) as late:
+            protocol.connection.pause_reading()
+        run_pass(loop)
+    text = f"no 'pause_reading': the connection to {where} "
+    assert str(early.value) == text + "is not made yet, wait for on_connect; before, there is write and close"
+    assert str(late.value) == text + "was not made; before, there is write and close"
+
+
+def test_the_poller_can_watch_no_more_when_it_is_there(loop, listener, monkeypatch):
+    """What was written is not sent on a socket that is closed already."""
+    protocol = recorder()()
+    loop.connect(protocol, *listener.getsockname(), enforce_timeouts=True)
+    protocol.connection.write(b"x")
+    run_pass(loop)
+
+    def register(self: Poller, fd: int, events: int, handler: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Poller, "register", register)
+        while loop.poller.handlers.keys() - {loop._wakeup_reader.fileno()}:
+            run_pass(loop)
+    assert error_of(loop, protocol).endswith("No space left on device")
+    assert loop.timers == 0
+
+
+# ---------------------------------------------------------------------- time-outs
+
+
+class Slow(Recorder):
+    def message_in_progress(self) -> int:
+        return 7
+
+
+@pytest.mark.parametrize(
+    ("protocol_class", "timeouts"),
+    [(Recorder, {"idle_timeout_s": 0.05}), (Slow, {"message_timeout_s": 0.05}), (Recorder, {"write_timeout_s": 0.05})],
+)
+def test_time_outs_that_are_asked_for(loop, listener, protocol_class, timeouts):
+    limits = Limits(**{"write_timeout_s": None, **timeouts})
+    asked, other = recorder(protocol_class)(), recorder(protocol_class)()
+    loop.connect(asked, *listener.getsockname(), limits=limits, enforce_timeouts=True)
+    loop.connect(other, *listener.getsockname(), limits=limits)
+    if limits.write_timeout_s is not None:
+        for protocol in (asked, other):
+            protocol.connection.write(bytes(12 << 20))
+    run_until(loop, lambda: "connect" in asked.events and "connect" in other.events)
+    peers = [listener.accept()[0] for _ in range(2)]
+    run_until(loop, lambda: asked.events[-1] != "high" and len(asked.events) > 1)
+    assert asked.events[-1] == ("close", "LimitError")
+    assert not other.connection.closing
+    other.connection.abort()
+    run_pass(loop)
+    assert loop.timers == 0, "no sweep is left when there is nothing to look after"
+    for peer in peers:
+        peer.close()
+
+
+def test_connections_with_the_same_limits_share_a_sweep(loop, listener):
+    limits = Limits(idle_timeout_s=60)
+    protocols = [recorder()() for _ in range(3)]
+    for protocol in protocols:
+        loop.connect(protocol, *listener.getsockname(), limits=limits, enforce_timeouts=True)
+    run_until(loop, lambda: all(protocol.events for protocol in protocols))
+    assert loop.timers == 1
+    for protocol in protocols:
+        protocol.connection.abort()
+    run_pass(loop)
+    assert loop.timers == 0
+
+
+def test_the_sweep_forgets_who_is_gone(loop, listener):
+    limits = Limits(message_timeout_s=0.08)
+    both = [recorder(Slow)(), recorder()()]
+    for protocol in both:
+        loop.connect(protocol, *listener.getsockname(), limits=limits, enforce_timeouts=True)
+    run_until(loop, lambda: all(protocol.events for protocol in both))
+    gone = weakref.ref(both[0].connection.socket)
+    swept = []
+    loop.call_later(0.03, swept.append, 1)
+    run_until(loop, lambda: swept)  # the sweep has seen its unfinished message
+    assert both[0].events == ["connect"]
+    both.pop(0).connection.abort()
+    run_pass(loop)
+    gc.collect()
+    assert gone() is None
+    both[0].connection.abort()
+    run_pass(loop)
+
+
+def test_a_connection_that_can_not_be_used_leaves_no_sweep(loop, listener, logged):
+    logged.expect("its protocol could not be used")
+
+    class Bad(Recorder):
+        def data_handler(self) -> None:  # type: ignore[override]
+            raise ValueError("no handler")
+
+    protocol = recorder(Bad)()
+    loop.connect(protocol, *listener.getsockname(), enforce_timeouts=True)
+    assert "no handler" in error_of(loop, protocol)
+    assert loop.timers == 0
+
+
+def test_a_protocol_without_a_connection_is_not_kept_alive(loop):
+    class Plain(Protocol):
+        __slots__ = ("__weakref__",)
+
+    protocol = Plain()
+    alive = weakref.ref(protocol)
+    loop.connect(protocol, "127.0.0.1", 1).cancel()
+    run_pass(loop)
+    gc.disable()
+    try:
+        del protocol
+        assert alive() is None
+    finally:
+        gc.enable()
