@@ -15,6 +15,10 @@ from operator import length_hint
 
 from evloop.errors import LimitError
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Never
+
 _NO_LINES: Iterator[bytes] = iter(())
 
 
@@ -90,7 +94,8 @@ class ReadBuffer:
             self._raw = False
             return False
         line = bytes(rest[:at]).removesuffix(b"\r")
-        self._check(line)
+        if len(line) > self._max_line_bytes:
+            self._fail()
         self._chunk = bytes(rest[: at + 1])
         del rest[: at + 1]
         self._taken += 1
@@ -98,9 +103,15 @@ class ReadBuffer:
         return True
 
     def cut_last(self) -> bool:
-        """At the end of the stream: make an unterminated line the next one. False if there is none."""
+        """At the end of the stream: make an unterminated line the next one. False if there is none.
+
+        Raises:
+            LimitError: it is too long.
+        """
         if not self._rest:
             return False
+        if len(self._rest) > self._max_line_bytes:
+            self._fail()
         self._chunk = bytes(self._rest)
         self.lines, self._rest = iter((self._chunk,)), None
         return True
@@ -145,8 +156,12 @@ class ReadBuffer:
                 return number
         return len(lines)
 
-    def _check(self, line: bytes | bytearray) -> None:
+    def _check(self, line: bytearray) -> None:
+        """A line that has not ended yet."""
         size = len(line)
         # One byte more may be the CR of the terminator.
         if size > self._max_line_bytes and not (size == self._max_line_bytes + 1 and line.endswith(b"\r")):
-            raise LimitError("max-line", f"a line of more than {self._max_line_bytes} bytes")
+            self._fail()
+
+    def _fail(self) -> Never:
+        raise LimitError("max-line", f"a line of more than {self._max_line_bytes} bytes")

@@ -42,7 +42,7 @@ class TaskGroup(Block):
             raise RuntimeError("this task group has not begun, or has ended")
         task = _Member(self._task.loop, coroutine, self)
         self._tasks[task] = None
-        task.wake()
+        task.loop.call_soon(task.begin)
         return task
 
     def _member_ended(self, task: Task) -> None:
@@ -77,10 +77,9 @@ class TaskGroup(Block):
             self._errors.insert(0, error)
         if self._errors:
             errors, self._errors = self._errors, []
-            try:
-                raise BaseExceptionGroup("errors in a task group", errors)
-            finally:
-                del errors, error  # this frame is in their tracebacks
+            raise BaseExceptionGroup("errors in a task group", errors)
+        if error is None:
+            task.check_cancelled()
         return kind is Cancelled and self.cancel_called and not task.cancelled
 
 

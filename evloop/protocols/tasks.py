@@ -210,6 +210,14 @@ class Task(Scope):
             loop.task = before
             running.loop = outer
 
+    def begin(self) -> None:
+        """Run it up to its first wait, unless it was cancelled before."""
+        if self._coroutine is not None:
+            if self.cancelled:
+                self.throw(Cancelled())  # into a coroutine that has not begun: it never does
+            else:
+                self.resume()
+
     def resume(self) -> None:
         """Run it up to its next wait. It must wait, or not have begun."""
         # On the way of each message: nothing is called here that can be spared.
@@ -291,10 +299,10 @@ class Task(Scope):
         self.loop.task = None
         self.result = result
         if error is not None:
-            # Without the frame of `resume`, which refers to this task: it is no news to the user, and makes a cycle.
             trace = error.__traceback__
-            self.error = error.with_traceback(None if trace is None else trace.tb_next)
+            self.error = error.with_traceback(None if trace is None else trace.tb_next)  # without `resume`
             _explain(error)
+            _empty_frames(error)
         self._leave()
         if self.stream is not None:
             self.stream.detach()
@@ -336,6 +344,31 @@ def _foreign(waits_by: object) -> ForeignAwaitableError:
     return ForeignAwaitableError(
         f"a task awaited {what} that another event loop would have to bring on: use what evloop has for it"
     )
+
+
+def _empty_frames(error: BaseException) -> None:
+    """Empty those frames in an error's traceback that are of these modules: they refer to the task, that to the error.
+
+    Without it a task that has failed would be there until the collector comes round.
+    """
+    seen: set[int] = set()
+    errors: list[BaseException | None] = [error]
+    while errors:
+        one = errors.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        errors += (one.__context__, one.__cause__)
+        if isinstance(one, BaseExceptionGroup):
+            errors += one.exceptions
+        trace = one.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_globals.get("__name__", "").startswith("evloop.protocols."):
+                try:
+                    trace.tb_frame.clear()
+                except RuntimeError:
+                    pass  # it is running
+            trace = trace.tb_next
 
 
 def _explain(error: BaseException) -> None:

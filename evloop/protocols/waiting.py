@@ -57,7 +57,7 @@ class timeout(Block):
         if timer is not None:
             timer.cancel()
         task = self._exit()
-        if kind is Cancelled and self.cancel_called and not task.cancelled:
+        if kind is Cancelled and self.cancel_called and (self._shield or not task.cancelled):
             if timer is None and self._seconds is not None:
                 raise TimeoutError(f"not done within {self._seconds:g} s") from None
             return _true()  # cancelled by hand
