@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
+from evloop import Limits, Stream
+from evloop.protocols.handlers import Handlers
 from evloop.protocols.tasks import Task
-from evloop.testing import MemoryLoop
-
-
-def unfinished_tasks() -> list[Task]:
-    """Those in this process that have not ended. Tasks that nobody can reach any more are among them."""
-    return [thing for thing in gc.get_objects() if isinstance(thing, Task) and not thing.done]
+from evloop.testing import MemoryLoop, MemoryStream
 
 
 @pytest.fixture(autouse=True)
-def no_task_is_left() -> Iterator[None]:
+def no_task_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A test fails that leaves a task which has not ended. Use it by importing it."""
-    before = {id(task) for task in unfinished_tasks()}
+    made: list[Task] = []
+    plain = Task.__init__
+
+    def note(task: Task, *args: Any, **named: Any) -> None:
+        plain(task, *args, **named)
+        made.append(task)
+
+    monkeypatch.setattr(Task, "__init__", note)
     yield
-    left = [task for task in unfinished_tasks() if id(task) not in before]
+    left = [task for task in made if not task.done]
     assert not left, f"not ended: {left}"
 
 
@@ -43,3 +46,11 @@ def run(coroutine: Coroutine[Any, Any, Any], seconds: float = 3600.0, loop: Memo
     if task.error is not None:
         raise task.error
     return task.result
+
+
+def handled(
+    handler: Callable[[Stream], Coroutine[Any, Any, object]], *, limits: Limits | None = None, **options: Any
+) -> MemoryStream:
+    """A connection in memory with this handler, whose peer is the test."""
+    loop = options.pop("loop", None) or MemoryLoop()
+    return MemoryStream(Handlers(loop, handler)(), limits=limits, loop=loop, **options)

@@ -78,8 +78,7 @@ class Conversation(Protocol):
         out = self._out
         if out is not None and type(data) is bytes and len(data) < _COLLECTED_BYTES and len(out) < _COLLECTED_WRITES:
             out.append(data)
-            done: Awaitable[None] = DONE
-            return done
+            return DONE
         return self._write_through(data)
 
     def write_eof(self) -> None:
@@ -111,12 +110,11 @@ class Conversation(Protocol):
         connection.write(data)
         if connection.batch is not None:
             return _Room(self)  # what is unsent is known when it is awaited
-        done: Awaitable[None] = DONE
         high = connection.limits.high_water_bytes
         if connection.unsent_bytes <= high:
-            return done
+            return DONE
         connection.flush()  # so that what is unsent is what the kernel does not take
-        return done if connection.unsent_bytes <= high else _Room(self)
+        return DONE if connection.unsent_bytes <= high else _Room(self)
 
     def _check_lost(self) -> None:
         lost = self._lost

@@ -116,9 +116,10 @@ class ReadBuffer:
         self.lines, self._rest = iter((self._chunk,)), None
         return True
 
-    def nothing(self) -> None:
-        """All lines were taken: forget what they were cut from."""
+    def nothing(self) -> bool:
+        """All lines were taken: forget what they were cut from. False if what is left as bytes may have more."""
         self.lines, self._chunk = _NO_LINES, b""
+        return not self._raw
 
     def as_bytes(self) -> bytearray:
         """All of it as bytes. Who takes some deletes them from the front; what arrives is added at the end."""

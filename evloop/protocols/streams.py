@@ -94,13 +94,15 @@ class Stream(Conversation):
 
     def _cut_again(self) -> bool:
         """Cut a line of what was left as bytes. False if there is none, and more is needed."""
-        unread = self._unread
-        unread.nothing()
-        return unread.cut_again()
+        return not self._unread.nothing() and self._unread.cut_again()
 
     def _cut(self) -> bool:
         """Cut what has arrived. False at the end."""
-        data = self._take_arrived()
+        data = self._arrived
+        if data and type(data) is bytes:
+            self._arrived = None
+        else:
+            data = self._take_arrived()
         if data:
             self._unread.cut(data)
             return True
@@ -118,8 +120,7 @@ class Stream(Conversation):
             self.close()
         else:
             self.abort()
-        done: Awaitable[None] = DONE
-        return done
+        return DONE
 
 
 class _Entered:
@@ -172,7 +173,7 @@ async def _each_line(stream: Stream) -> AsyncIterator[bytes]:
     while True:
         for line in unread.lines:
             yield line
-        if not stream._cut_again():
+        if unread.nothing() or not unread.cut_again():
             await stream
             if not stream._cut():
                 return

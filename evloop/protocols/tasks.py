@@ -23,7 +23,7 @@ around it: that is how a ``finally`` cleans up in bounded time. What is guarante
 from __future__ import annotations
 
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator
 
 from evloop.core.loop import Loop, running
 from evloop.errors import EvloopError
@@ -48,9 +48,10 @@ def _nothing() -> Generator[None, None, None]:
 
 
 # A generator that has ended: to await it costs one instruction, however often.
-DONE: Any = _nothing()
-for _ in DONE:
+_ended: Any = _nothing()
+for _ in _ended:
     pass
+DONE: Awaitable[None] = _ended
 
 # Whose functions raise RuntimeError when their own loop does not run.
 _OTHERS = ("anyio", "asyncio", "curio", "sniffio", "trio")

@@ -43,8 +43,7 @@ class timeout(Block):
         task = current_task()
         self._enter(task)
         self._timer = None if self._seconds is None else task.loop.call_later(self._seconds, self._expire)
-        done: Awaitable[None] = DONE
-        return done
+        return DONE
 
     def _expire(self) -> None:
         self._timer = None
@@ -61,8 +60,7 @@ class timeout(Block):
             if timer is None and self._seconds is not None:
                 raise TimeoutError(f"not done within {self._seconds:g} s") from None
             return _true()  # cancelled by hand
-        done: Awaitable[None] = DONE
-        return done
+        return DONE
 
 
 async def _true() -> bool:

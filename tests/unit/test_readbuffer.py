@@ -1,7 +1,8 @@
-"""Lines and bytes out of one stream: nothing lost, nothing twice, however it is cut and whatever is asked for in turn."""
+"""Lines and bytes out of one stream: nothing lost, nothing twice, however it is cut, whatever is asked for in turn."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import pytest
@@ -13,12 +14,14 @@ from evloop.protocols.readbuffer import ReadBuffer
 
 LIMIT = 8
 
-texts = st.lists(st.sampled_from([b"a", b"bb", b"\n", b"\r\n", b"\r", b"cccc", b"12345678", b"123456789"])).map(b"".join)
+texts = st.lists(st.sampled_from([b"a", b"bb", b"\n", b"\r\n", b"\r", b"cccc", b"12345678", b"123456789"])).map(
+    b"".join
+)
 
 
 def pieces_of(text: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
-    return [text[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [text[start:end] for start, end in itertools.pairwise(places)]
 
 
 class Model:
