@@ -262,7 +262,10 @@ class MemoryLoop(EventLoop):
         self.run()
         fault, self._fault = self._fault, None
         if fault is not None:
-            raise fault
+            try:
+                raise fault
+            finally:
+                del fault  # this frame is in its traceback: a cycle
 
     def pair(self) -> tuple[MemorySocket, MemorySocket]:
         """Two sockets that are connected with each other, for what takes a socket."""

@@ -101,6 +101,8 @@ class _Handled(Stream):
         super().on_close(error)
         if self._task is not None:
             self._handlers.unfinished[self._task] = None
+        else:
+            self._lost = True  # not its own handler's error, in whose traceback this stream is
 
     def ended(self, task: Task, error: BaseException | None) -> None:
         """The handler has returned or raised."""
