@@ -45,6 +45,10 @@ class TaskGroup(Block):
         task.loop.call_soon(task.begin)
         return task
 
+    def _tell_members(self) -> None:
+        for task in list(self._tasks):
+            task._tell()
+
     def _member_ended(self, task: Task) -> None:
         del self._tasks[task]
         if task.error is not None and not isinstance(task.error, Cancelled):

@@ -32,6 +32,8 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
+    from evloop.core.timers import Timer
+
 
 class Cancelled(BaseException):
     """Raised by a wait in a cancelled scope. Let it pass: whoever cancelled the scope deals with it."""
@@ -73,13 +75,13 @@ def current_task() -> Task:
 
 
 class Scope:
-    """What is cancelled together: a tree, whose leaves wait.
+    """What is cancelled together. Scopes know what they are in; a task, in which it is now; a group, its tasks.
 
     Attributes:
         cancel_called: whether `cancel` was.
     """
 
-    __slots__ = ("_children", "_parent", "cancel_called")
+    __slots__ = ("_parent", "cancel_called")
 
     _shield = False
     _task: Task | None  # in which it was entered
@@ -87,24 +89,12 @@ class Scope:
     def __init__(self) -> None:
         self.cancel_called = False
         self._parent: Scope | None = None
-        self._children: dict[Scope, None] | None = None
 
     def cancel(self) -> None:
         """Make every wait inside raise `Cancelled`, those that are waiting now included. Safe to call twice."""
         if not self.cancel_called:
             self.cancel_called = True
             self._tell()
-
-    def _join(self, parent: Scope) -> None:
-        self._parent = parent
-        if parent._children is None:
-            parent._children = {}
-        parent._children[self] = None
-
-    def _leave(self) -> None:
-        parent, self._parent = self._parent, None
-        if parent is not None and parent._children is not None:
-            del parent._children[self]
 
     def _is_cancelled(self) -> bool:
         scope: Scope | None = self
@@ -117,11 +107,21 @@ class Scope:
     def _tell(self) -> None:
         """Have the tasks that wait inside of this scope look again."""
         task = self._task
-        if task is not None and task.scope is self:
-            task._look_at_scopes()
-        for child in list(self._children or ()):
-            if not child._shield:
-                child._tell()
+        if task is None or task.done:
+            return
+        inside: list[Scope] = [task.scope]
+        while inside[-1] is not self:
+            parent = inside[-1]._parent
+            assert parent is not None
+            inside.append(parent)
+        for scope in reversed(inside):
+            if scope._shield and scope is not self:
+                return
+            scope._tell_members()
+        task._look_at_scopes()
+
+    def _tell_members(self) -> None:
+        """The same for the tasks that are children of this scope: for groups."""
 
 
 class Block(Scope):
@@ -136,19 +136,20 @@ class Block(Scope):
     def _enter(self, task: Task) -> None:
         if self._task is not None:
             raise RuntimeError(f"this {type(self).__name__} has been entered already")
-        self._join(task.scope)
         self._task = task
+        self._parent = task.scope
         task.scope = self
         if self._shield:
             task.cancelled = False
 
     def _exit(self) -> Task:
-        task, self._task = self._task, None
+        task, parent = self._task, self._parent
         assert task is not None
-        assert self._parent is not None
-        task.scope = self._parent
-        self._leave()
-        task.cancelled = task.scope._is_cancelled()
+        assert parent is not None
+        self._task = self._parent = None
+        task.scope = parent
+        if self.cancel_called or self._shield:
+            task.cancelled = parent._is_cancelled()
         return task
 
 
@@ -171,21 +172,23 @@ class Task(Scope):
         cancelled: whether its next wait raises `Cancelled`.
         stream: whose data handler it is.
         turn: how often it has waited otherwise than for a stream.
+        alarm: when its time-outs are looked at (`evloop.protocols.waiting.timeout`).
         result, error: what it returned or raised; None before.
     """
 
-    __slots__ = ("_coroutine", "_waiters", "cancelled", "error", "loop", "result", "scope", "stream", "turn")
+    __slots__ = ("_coroutine", "_waiters", "alarm", "cancelled", "error", "loop", "result", "scope", "stream", "turn")
 
     def __init__(self, loop: Loop, coroutine: Coroutine[Any, Any, Any], parent: Scope | None = None) -> None:
         super().__init__()
         self.cancelled = False
         if parent is not None:
-            self._join(parent)
+            self._parent = parent
             self.cancelled = parent._is_cancelled()
         self.loop = loop
         self.scope: Scope = self
         self.stream: Any = None
         self.turn = 0
+        self.alarm: Timer | None = None
         self.result: Any = None
         self.error: BaseException | None = None
         self._waiters: dict[Task, None] | None = None  # who awaits it
@@ -304,12 +307,14 @@ class Task(Scope):
             self.error = error.with_traceback(None if trace is None else trace.tb_next)  # without `resume`
             _explain(error)
             _empty_frames(error)
-        self._leave()
+        if self.alarm is not None:
+            self.alarm.cancel()
         if self.stream is not None:
             self.stream.detach()
         self._coroutine = None
         # It refers to itself: cut here, so that it goes now and not when the collector comes round.
         self.scope = NOWHERE
+        self._parent = None
         waiters, self._waiters = self._waiters, None
         for task in waiters or ():
             task.wake()

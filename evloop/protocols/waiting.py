@@ -32,35 +32,65 @@ class timeout(Block):
             not wait for ever.
     """
 
-    __slots__ = ("_seconds", "_shield", "_timer")
+    # A timer for each is too dear for what nearly never happens. So a task has one alarm for all its time-outs: set only
+    # if it would ring too late, and left as it is when a block ends; one that rings for nothing costs little.
+
+    __slots__ = ("_deadline", "_expired", "_seconds", "_shield")
 
     def __init__(self, seconds: float | None, *, shield: bool = False) -> None:
         super().__init__()
         self._shield = shield
         self._seconds = seconds
+        self._deadline: float | None = None
+        self._expired = False
 
     def __aenter__(self) -> Awaitable[None]:
         task = current_task()
         self._enter(task)
-        self._timer = None if self._seconds is None else task.loop.call_later(self._seconds, self._expire)
+        if self._seconds is not None:
+            self._deadline = deadline = task.loop.clock() + self._seconds
+            alarm = task.alarm
+            if alarm is None or alarm.when > deadline:
+                _set_alarm(task, self._seconds)
         return DONE
-
-    def _expire(self) -> None:
-        self._timer = None
-        self.cancel()
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Awaitable[bool | None]:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
         task = self._exit()
         if kind is Cancelled and self.cancel_called and (self._shield or not task.cancelled):
-            if timer is None and self._seconds is not None:
+            if self._expired:
                 raise TimeoutError(f"not done within {self._seconds:g} s") from None
             return _true()  # cancelled by hand
         return DONE
+
+
+def _set_alarm(task: Task, seconds: float) -> None:
+    if task.alarm is not None:
+        task.alarm.cancel()
+    task.alarm = task.loop.call_later(seconds, _ring, task)
+
+
+def _ring(task: Task) -> None:
+    """End those time-outs of a task whose time is over, the outer ones first."""
+    task.alarm = None
+    now, next_one = task.loop.now, None
+    over: list[timeout] = []
+    scope = task.scope
+    while scope is not task:
+        if isinstance(scope, timeout) and scope._deadline is not None and not scope._expired:
+            if scope._deadline <= now:
+                over.append(scope)
+            elif next_one is None or scope._deadline < next_one:
+                next_one = scope._deadline
+        parent = scope._parent
+        assert parent is not None
+        scope = parent
+    for scope in reversed(over):
+        scope._expired = not scope.cancel_called
+        scope.cancel()
+    if next_one is not None:
+        _set_alarm(task, next_one - task.loop.clock())
 
 
 async def _true() -> bool:

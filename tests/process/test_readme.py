@@ -57,6 +57,14 @@ def test_server_in_ten_lines() -> None:
     stop(process)
 
 
+def test_coroutine() -> None:
+    process, port = start("-c", code_block("python", "async def greeter").replace("port=9000", "port=0"))
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"world\n")
+        assert client.recv(100) == b"hello, world\n"
+    stop(process)
+
+
 def test_protocol_in_memory() -> None:
     names: dict[str, object] = {}
     exec(code_block("python", "class Greeter").partition("\nserve(")[0], names)
