@@ -32,8 +32,8 @@ class timeout(Block):
             not wait for ever.
     """
 
-    # A timer for each is too dear for what nearly never happens. So a task has one alarm for all its time-outs: set only
-    # if it would ring too late, and left as it is when a block ends; one that rings for nothing costs little.
+    # A timer for each is too dear for what nearly never happens. So a task has one alarm for all its time-outs: it is
+    # set only if it would ring too late, and left when a block ends; one that rings for nothing costs little.
 
     __slots__ = ("_deadline", "_expired", "_seconds", "_shield")
 
