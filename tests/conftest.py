@@ -24,9 +24,10 @@ import pytest
 from hypothesis import settings
 
 import descriptors
-import harness
 from evloop import EventLoop, Limits, Protocol, Server
-from harness import LoopThread, RunningServer
+from evloop.charcount.server import CharCountServer, ServiceSettings
+from servers import RunningServer, small_limits
+from waiting import SELECTORS, LoopThread
 
 # No deadline: the machine may be busy. Nothing is written to disk.
 settings.register_profile("evloop", deadline=None, database=None)
@@ -139,7 +140,7 @@ def logged(_clean: LoggedWarnings) -> LoggedWarnings:
 # ---------------------------------------------------------------------- loops and servers
 
 
-@pytest.fixture(params=harness.SELECTORS, ids=lambda selector: selector.__name__.removesuffix("Selector").lower())
+@pytest.fixture(params=SELECTORS, ids=lambda selector: selector.__name__.removesuffix("Selector").lower())
 def selector(request: pytest.FixtureRequest) -> type[selectors.BaseSelector]:
     """Each selector class of the platform in turn: a test that uses this, or what is built on it, runs with each."""
     chosen: type[selectors.BaseSelector] = request.param
@@ -148,7 +149,7 @@ def selector(request: pytest.FixtureRequest) -> type[selectors.BaseSelector]:
 
 @pytest.fixture
 def loop(selector: type[selectors.BaseSelector]) -> Iterator[EventLoop]:
-    """A loop to run in the test's own thread, with `harness.run_pass` or `harness.run_until`."""
+    """A loop to run in the test's own thread, with `waiting.run_pass` or `waiting.run_until`."""
     with EventLoop(selector=selector()) as loop:
         yield loop
 
@@ -188,3 +189,14 @@ def start(selector: type[selectors.BaseSelector]) -> Iterator[Callable[..., Runn
     yield start_one
     for server in running:
         server.close()
+
+
+@pytest.fixture
+def counting(start: Callable[..., RunningServer]) -> Callable[..., RunningServer]:
+    """Starts character-count servers as `start` does: ``counting(limits, framing="raw", ...)``."""
+
+    def start_counting(limits: Limits | None = None, **settings: Any) -> RunningServer:
+        chosen = ServiceSettings(limits=small_limits() if limits is None else limits, **settings)
+        return start(make_server=lambda loop: CharCountServer(loop, chosen))
+
+    return start_counting

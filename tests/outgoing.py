@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness import DEADLINE_S
+from waiting import DEADLINE_S
 
 Address = tuple[Any, ...]
 

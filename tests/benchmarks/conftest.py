@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
 if any(importlib.util.find_spec(name) is None for name in ("hdrh", "psutil", "rich", "matplotlib")):
     collect_ignore_glob = ["test_load_*.py"]
 

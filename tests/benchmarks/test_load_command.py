@@ -18,9 +18,9 @@ import pytest
 from hdrh.histogram import HdrHistogram
 
 from benchmarks.loadgen.options import parse_options
-from harness import wait_until
+from paths import ROOT
+from waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 LOAD = str(ROOT / "benchmarks" / "load.py")
 SERVER = shlex.quote(str(ROOT / "bin" / "charcount-server"))
 

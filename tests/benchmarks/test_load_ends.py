@@ -26,9 +26,9 @@ from benchmarks.common.patience import Heartbeat, Patience
 from benchmarks.loadgen import coordinator, target
 from benchmarks.loadgen.runner import run_once
 from benchmarks.loadgen.settings import Settings
-from harness import wait_until
+from paths import ROOT
+from waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 LOAD = str(ROOT / "benchmarks" / "load.py")
 PYTHON = shlex.quote(sys.executable)
 FAULTY = f"{PYTHON} {shlex.quote(str(Path(__file__).with_name('faulty_server.py')))} {{port}}"

@@ -19,9 +19,9 @@ import pytest
 from benchmarks.loadgen.runner import run_once
 from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.target import free_port
-from harness import wait_until
+from paths import ROOT
+from waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 FAULTY = f"{sys.executable} {shlex.quote(str(Path(__file__).with_name('faulty_server.py')))} {{port}}"
 SERVER = f"{sys.executable} {shlex.quote(str(ROOT / 'bin' / 'charcount-server'))} --log-level error --port {{port}}"
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from paths import ROOT
+
 LOAD = str(ROOT / "benchmarks" / "load.py")
 TINY = "-c 2 -n 300 --warmup 0"
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,9 +15,9 @@ from benchmarks.loadgen.coordinator import Coordinator, GeneratorProcess
 from benchmarks.loadgen.runner import run_once
 from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.target import CannotRun, default_command, spawned_server
-from harness import wait_until
+from paths import ROOT
+from waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 BRIEF = Settings(connections=4, duration_s=0.3, warmup_s=0.0, seed=1)
 
 

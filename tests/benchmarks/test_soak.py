@@ -16,7 +16,7 @@ from benchmarks.soaking import roles, served
 from benchmarks.soaking.shared import Soak
 from benchmarks.soaking.target import Status
 from evloop import LineProtocol
-from harness import RunningServer, small_limits
+from servers import RunningServer, small_limits
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 

@@ -19,7 +19,7 @@ from benchmarks.common.paths import ROOT
 from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN
 from benchmarks.comparison import files, report
 from benchmarks.comparison.results import Results
-from harness import wait_until
+from waiting import wait_until
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
 VERSUS = [sys.executable, str(ROOT / "benchmarks" / "versus.py")]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from evloop import Connection
 from evloop.charcount.server import CharCountProtocol
 from evloop.net.receiving import MAX_PIECE_BYTES, MAX_TURN_REPLY_BYTES
-from harness import RunningServer
+from servers import RunningServer
 
 # The replies that end a turn, and those to one more piece: the worst are the errors to messages of one invalid byte.
 MOST_REPLIES_OF_A_TURN = MAX_TURN_REPLY_BYTES + MAX_PIECE_BYTES // len(b"\xff\n") * len(b"ERR invalid-utf8 at byte 0\n")

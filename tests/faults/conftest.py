@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from evloop import Limits
-from evloop.charcount.server import CharCountServer, ServiceSettings
-from faults.processes import Process, cpu_share, start_server
-from harness import RunningServer, small_limits
+from processes import Process, cpu_share, start_server
+from servers import RunningServer
 
 
 @pytest.fixture
@@ -57,14 +55,3 @@ def loop_cpu_share() -> Callable[[RunningServer], float]:
         return cpu_share(lambda: time.clock_gettime(clock))
 
     return share
-
-
-@pytest.fixture
-def counting(start: Callable[..., Any]) -> Callable[..., Any]:
-    """Starts a character-count server in a thread."""
-
-    def start_counting(limits: Limits | None = None, **settings: Any) -> Any:
-        chosen = ServiceSettings(limits=small_limits() if limits is None else limits, **settings)
-        return start(make_server=lambda loop: CharCountServer(loop, chosen))
-
-    return start_counting

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Client
+from clients import Client
 
 
 def assert_no_reset_follows(client: Client) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from faults.processes import ROOT
+from paths import ROOT
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
-from faults.processes import Process
-from harness import DEADLINE_S
 from interpreters import loads_logging_fast
+from processes import Process
+from waiting import DEADLINE_S
 
 CLIENTS = 200
 

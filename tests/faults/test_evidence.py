@@ -10,11 +10,13 @@ import time
 
 import pytest
 
+from clients import Client
 from evloop import Limits, Protocol, Server
 from evloop.core.watchdog import Watchdog
 from evloop.net.sockets import unacknowledged_bytes
-from faults.processes import SPINNING
-from harness import Client, recorder, run_pass, run_until, small_limits, wait_until
+from processes import SPINNING
+from servers import recorder, small_limits
+from waiting import run_pass, run_until, wait_until
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked what the peer has acknowledged")
 

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from evloop import Connection, EventLoop, Limits, Protocol
 from evloop.net.state import State
 from faults.faultysocket import FATAL, TRANSIENT, FaultySocket
-from harness import DEADLINE_S, run_pass
+from waiting import DEADLINE_S, run_pass
 
 # What the protocol does when it finds one of these in what it receives.
 CLOSE, ABORT, FAIL, PAUSE, TALK = b"\1\2\3\4\5"

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from faults.badnetwork import SERVER_ADDRESS, BadNetwork, Weather, why_not
-from faults.processes import SPINNING, Process, start_server
-from harness import wait_until
+from processes import SPINNING, Process, start_server
+from waiting import wait_until
 
 _reason = why_not()
 pytestmark = pytest.mark.skipif(_reason is not None, reason=f"no bad network: {_reason}")

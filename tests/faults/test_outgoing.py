@@ -18,10 +18,12 @@ import pytest
 from evloop import EventLoop, Protocol
 from evloop.net.connector import ATTEMPT_DELAY_S
 from evloop.net.proxyheader import MAX_HEADER_BYTES, ProxyHeaderError, ProxyHeaderReader
-from faults.processes import ROOT, SPINNING, cpu_share
-from harness import DEADLINE_S, recorder, run_pass, run_until, wait_until
 from outgoing import Names, closed_port, silent_listener
+from paths import ROOT
+from processes import SPINNING, cpu_share
 from proxyheaders import SIGNATURE
+from servers import recorder
+from waiting import DEADLINE_S, run_pass, run_until, wait_until
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from evloop.limits import Limits
 from evloop.net.receiving import RECV_BYTES
 from evloop.protocols.lineframer import LineFramer
 from faults.chunks import MOST_REPLIES_OF_A_TURN, record_chunks
-from faults.processes import SPINNING
-from harness import DEADLINE_S, RunningServer, wait_until
 from interpreters import gives_memory_back, measures_objects
+from processes import SPINNING
+from servers import RunningServer
+from waiting import DEADLINE_S, wait_until
 
 TEXT = "aé字𝄞 naïve\tčau 😀!"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.processes import ROOT
+from paths import ROOT
 
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
 FOLDER = Path(__file__).parent

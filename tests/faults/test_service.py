@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from clients import Client
 from evloop import Connection, EventLoop, Protocol, Server
 from evloop.net.sockets import origin, peer_text
 from evloop.server.listener import Listener
-from faults.processes import ROOT, listening_socket
-from harness import DEADLINE_S, Client, run_pass, run_until, small_limits
+from paths import ROOT
+from processes import listening_socket
+from servers import small_limits
+from waiting import DEADLINE_S, run_pass, run_until
 
 
 @pytest.fixture

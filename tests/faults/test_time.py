@@ -8,15 +8,11 @@ import time
 
 import pytest
 
+from clients import Client
 from evloop import EventLoop, Protocol, Server
-from evloop.charcount.server import CharCountServer, ServiceSettings
-from faults.processes import ROOT
-from harness import Client, recorder, run_pass, small_limits, wait_until
-
-
-def counting(**limits):
-    settings = ServiceSettings(limits=small_limits(**limits))
-    return {"make_server": lambda loop: CharCountServer(loop, settings)}
+from paths import ROOT
+from servers import recorder, small_limits
+from waiting import run_pass, wait_until
 
 
 @pytest.fixture
@@ -28,8 +24,8 @@ def selector() -> type[selectors.BaseSelector]:
 # ---------------------------------------------------------------------- 22
 
 
-def test_22_message_deadline_is_not_reset_by_dribbled_bytes(start):
-    server = start(**counting(message_timeout_s=0.3, idle_timeout_s=30))
+def test_22_message_deadline_is_not_reset_by_dribbled_bytes(counting):
+    server = counting(small_limits(message_timeout_s=0.3, idle_timeout_s=30))
     client = server.connect()
     began = time.monotonic()
     sent = 0
@@ -46,8 +42,8 @@ def test_22_message_deadline_is_not_reset_by_dribbled_bytes(start):
     assert server.limit_hits("idle-timeout") == 0
 
 
-def test_22_message_deadline_is_apart_from_the_idle_timeout(start):
-    server = start(**counting(message_timeout_s=0.2, idle_timeout_s=None))
+def test_22_message_deadline_is_apart_from_the_idle_timeout(counting):
+    server = counting(small_limits(message_timeout_s=0.2, idle_timeout_s=None))
     silent, slow = server.connect(), server.connect()
     slow.send(b"unfinished")
     slow.was_reset()  # or an EOF: ended by the server, in any case
@@ -56,8 +52,8 @@ def test_22_message_deadline_is_apart_from_the_idle_timeout(start):
     assert silent.ask(b"abc\n", 2) == b"3\n"
 
 
-def test_22_message_deadline_begins_anew_with_each_message(start):
-    server = start(**counting(message_timeout_s=0.5))
+def test_22_message_deadline_begins_anew_with_each_message(counting):
+    server = counting(small_limits(message_timeout_s=0.5))
     client = server.connect()
     began = time.monotonic()
     client.send(b"a")
@@ -68,8 +64,8 @@ def test_22_message_deadline_begins_anew_with_each_message(start):
     assert server.limit_hits("message-timeout") == 0
 
 
-def test_22_idle_timeout_ends_only_the_idle(start):
-    server = start(**counting(idle_timeout_s=0.3))
+def test_22_idle_timeout_ends_only_the_idle(counting):
+    server = counting(small_limits(idle_timeout_s=0.3))
     idle, busy = server.connect(), server.connect()
     began = time.monotonic()
     while time.monotonic() - began < 0.8:
@@ -89,8 +85,8 @@ def test_22_message_deadline_on_the_command_line(spawn):
 # ---------------------------------------------------------------------- 23
 
 
-def test_23_timers_do_not_grow_with_messages(start):
-    server = start(**counting(message_timeout_s=60, idle_timeout_s=60, write_timeout_s=60))
+def test_23_timers_do_not_grow_with_messages(counting):
+    server = counting(small_limits(message_timeout_s=60, idle_timeout_s=60, write_timeout_s=60))
     clients = [server.connect() for _ in range(20)]
     for client in clients:
         assert client.ask(b"abc\n", 2) == b"3\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 
 from evloop import Protocol, State
-from harness import Recorder, recorder, wait_until
+from servers import Recorder, recorder
+from waiting import wait_until
 
 
 def test_callbacks_in_order_and_once_when_the_client_closes(start):

@@ -9,25 +9,13 @@ import threading
 
 import pytest
 
-from evloop import Limits
-from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.charcount.session import CLASSIC_TEMPLATE, TemplateError
-from harness import RunningServer, small_limits, wait_until
+from servers import small_limits
+from waiting import wait_until
 
 
-@pytest.fixture
-def service(start):
-    """Starts the service with settings."""
-
-    def start_service(limits: Limits | None = None, **settings: object) -> RunningServer:
-        chosen = ServiceSettings(limits=small_limits() if limits is None else limits, **settings)  # type: ignore
-        return start(make_server=lambda loop: CharCountServer(loop, chosen))
-
-    return start_service
-
-
-def test_lines(service):
-    client = service().connect()
+def test_lines(counting):
+    client = counting().connect()
     assert client.ask(b"hello\n", 2) == b"5\n"
     assert client.ask(b"hello\r\n", 2) == b"5\n"
     assert client.ask(b"\n", 2) == b"0\n"
@@ -37,8 +25,8 @@ def test_lines(service):
     assert client.receive_rest() == b"23\n"
 
 
-def test_errors_leave_the_next_message_in_sync(service):
-    client = service(max_message_bytes=10).connect()
+def test_errors_leave_the_next_message_in_sync(counting):
+    client = counting(max_message_bytes=10).connect()
     client.send(b"abc\xff\nok\n" + b"x" * 11 + b"\nok\n\xff" + b"x" * 10 + b"\nok\n\xc3")
     client.half_close()
     assert client.receive_rest().decode().splitlines() == [
@@ -52,8 +40,8 @@ def test_errors_leave_the_next_message_in_sync(service):
     ]
 
 
-def test_a_message_in_many_segments(service):
-    client = service().connect()
+def test_a_message_in_many_segments(counting):
+    client = counting().connect()
     message = "a é € 😀 and so on".encode()
     for place in range(len(message)):
         client.send(message[place : place + 1])
@@ -62,8 +50,8 @@ def test_a_message_in_many_segments(service):
     assert client.receive_line() == b"17\n"
 
 
-def test_a_long_message_is_counted_and_not_held(service):
-    server = service()
+def test_a_long_message_is_counted_and_not_held(counting):
+    server = counting()
     client = server.connect()
     piece = "é€😀a".encode() * 10_000
     for _ in range(40):  # 4 MB, of which nothing remains but a count
@@ -72,8 +60,8 @@ def test_a_long_message_is_counted_and_not_held(service):
     assert client.receive_line() == b"%d\n" % (40 * 40_000)
 
 
-def test_pipelined_messages_of_many_clients_against_the_oracle(service):
-    server = service()
+def test_pipelined_messages_of_many_clients_against_the_oracle(counting):
+    server = counting()
     dice = random.Random(1)
     conversations = []
     for _ in range(10):
@@ -86,8 +74,8 @@ def test_pipelined_messages_of_many_clients_against_the_oracle(service):
         assert client.receive_rest().split() == [b"%d" % len(text) for text in texts]
 
 
-def test_raw(service):
-    client = service(framing="raw").connect()
+def test_raw(counting):
+    client = counting(framing="raw").connect()
     assert client.ask(b"hello", 1) == b"5"
     assert client.ask(b"hello\n", 1) == b"6"
     assert client.ask("😀".encode(), 1) == b"1"
@@ -100,33 +88,33 @@ def test_raw(service):
     assert client.receive_rest() == b"3ERR invalid-utf8 at byte 0"
 
 
-def test_raw_with_a_limit(service):
-    client = service(framing="raw", max_message_bytes=5).connect()
+def test_raw_with_a_limit(counting):
+    client = counting(framing="raw", max_message_bytes=5).connect()
     assert client.ask(b"12345", 1) == b"5"
     assert client.ask(b"123456", 20) == b"ERR too-long limit 5"
     assert client.ask(b"1", 1) == b"1"
 
 
-def test_classic(service):
-    client = service(framing="raw", template=CLASSIC_TEMPLATE).connect()
+def test_classic(counting):
+    client = counting(framing="raw", template=CLASSIC_TEMPLATE).connect()
     assert client.ask(b"halo dunia", 19) == b"Jumlah karakter: 10"
     assert client.ask("é\n".encode(), 18) == b"Jumlah karakter: 2"
     client.half_close()
     assert client.receive_rest() == b""
 
 
-def test_a_template_in_line_framing(service):
-    client = service(template="{count} characters").connect()
+def test_a_template_in_line_framing(counting):
+    client = counting(template="{count} characters").connect()
     assert client.ask(b"abc\n", 13) == b"3 characters\n"
 
 
-def test_a_bad_template_is_refused_when_the_server_is_made(service):
+def test_a_bad_template_is_refused_when_the_server_is_made(counting):
     with pytest.raises(TemplateError):
-        service(template="none")
+        counting(template="none")
 
 
-def test_a_message_that_begins_and_does_not_end(service):
-    server = service(small_limits(message_timeout_s=0.06))
+def test_a_message_that_begins_and_does_not_end(counting):
+    server = counting(small_limits(message_timeout_s=0.06))
     slow, fine = server.connect(), server.connect()
     slow.send(b"begun")
     assert slow.receive_rest() == b""
@@ -134,9 +122,9 @@ def test_a_message_that_begins_and_does_not_end(service):
     assert fine.ask(b"x\n", 2) == b"1\n"
 
 
-def test_each_connect_and_disconnect_is_logged(service, caplog):
+def test_each_connect_and_disconnect_is_logged(counting, caplog):
     caplog.set_level(logging.DEBUG, "charcount")
-    server = service()
+    server = counting()
     client = server.connect()
     host, port = client.socket.getsockname()
     client.send(b"one\ntwo\n\xff\n")
@@ -158,17 +146,17 @@ def test_each_connect_and_disconnect_is_logged(service, caplog):
 
 
 @pytest.mark.parametrize("framing", ["line", "raw"])
-def test_too_long_messages_are_counted_as_a_limit(service, framing):
-    server = service(framing=framing, max_message_bytes=3)
+def test_too_long_messages_are_counted_as_a_limit(counting, framing):
+    server = counting(framing=framing, max_message_bytes=3)
     client = server.connect()
     assert client.ask(b"xxxx" + b"\n" * (framing == "line"), 20) == b"ERR too-long limit 3"
     assert server.limit_hits("max-message") == 1
 
 
-def test_a_flood_of_connections_does_not_flood_the_log(service, caplog, logged):
+def test_a_flood_of_connections_does_not_flood_the_log(counting, caplog, logged):
     logged.allow("lines like these left out")
     caplog.set_level(logging.INFO, "charcount")
-    server = service()
+    server = counting()
     for _ in range(200):
         client = server.connect()
         assert client.ask(b"x\n", 2) == b"1\n"
@@ -178,8 +166,8 @@ def test_a_flood_of_connections_does_not_flood_the_log(service, caplog, logged):
     assert len(lines) < 200
 
 
-def test_draining_answers_and_leaves_a_partial_message(service):
-    server = service()
+def test_draining_answers_and_leaves_a_partial_message(counting):
+    server = counting()
     client = server.connect()
     assert client.ask(b"x\n", 2) == b"1\n"
     client.send(b"one\npartial")
@@ -192,10 +180,10 @@ def test_draining_answers_and_leaves_a_partial_message(service):
 @pytest.mark.parametrize(
     ("sent", "hinted"), [(b"Halo dunia", True), (b"Halo", True), (b"one\ntwo", False), (b"", False)], ids=repr
 )
-def test_a_client_that_sends_no_line_end_is_explained_in_the_log(start, caplog, monkeypatch, sent, hinted):
+def test_a_client_that_sends_no_line_end_is_explained_in_the_log(counting, caplog, monkeypatch, sent, hinted):
     monkeypatch.setattr("evloop.charcount.server._HINT_AFTER_S", 0.02)
     caplog.set_level("INFO", "charcount")
-    server = start(make_server=lambda loop: CharCountServer(loop, ServiceSettings(limits=small_limits())))
+    server = counting()
     timers = server.call(lambda: server.loop.timers)
     client = server.connect()
     client.send(sent)

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from clients import Client
 from evloop import ConnectError, EventLoop, Protocol, Server
-from harness import Client, Recorder, recorder, run_pass, run_until, small_limits
 from outgoing import closed_port, silent_listener
+from servers import Recorder, recorder, small_limits
+from waiting import run_pass, run_until
 
 
 @pytest.fixture

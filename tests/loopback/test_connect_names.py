@@ -12,8 +12,9 @@ import pytest
 
 from evloop import EventLoop
 from evloop.net.connector import ATTEMPT_DELAY_S
-from harness import recorder, run_pass, run_until, wait_until
 from outgoing import Names, closed_port, silent_listener
+from servers import recorder
+from waiting import run_pass, run_until, wait_until
 
 REFUSED = os.strerror(errno.ECONNREFUSED)
 

@@ -8,8 +8,10 @@ import time
 
 import pytest
 
+from clients import Client
 from evloop import LineProtocol, Protocol
-from harness import Client, Recorder, RunningServer, recorder, small_limits, wait_until
+from servers import Recorder, RunningServer, recorder, small_limits
+from waiting import wait_until
 
 
 class Upper(LineProtocol):

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from evloop import LineProtocol, Protocol
-from harness import Recorder, recorder, small_limits, wait_until
+from servers import Recorder, recorder, small_limits
+from waiting import wait_until
 
 
 class Bang(Exception):

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from evloop import Protocol
-from harness import Recorder, RunningServer, recorder, small_limits, wait_until
+from servers import Recorder, RunningServer, recorder, small_limits
+from waiting import wait_until
 
 # More than the buffers of both kernels can take on loopback while nobody reads.
 FLOOD_BYTES = 16 * 1024 * 1024

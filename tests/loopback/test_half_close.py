@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from evloop import Protocol, State
-from harness import Recorder, recorder, wait_until
+from servers import Recorder, recorder
+from waiting import wait_until
 
 
 def test_what_was_received_before_the_end_is_answered_and_then_the_server_closes(start):

@@ -6,15 +6,18 @@ import functools
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 
 import pytest
 
+from clients import Client
 from evloop import ConnectError, EventLoop, Limits, Server, Stream, TaskGroup, connect, run_in_thread, sleep, timeout
 from evloop.net.protocol import is_handler
 from evloop.protocols.tasks import Task
-from harness import DEADLINE_S, Client, LoopThread, run_until, wait_until
+from servers import LoopThread
+from waiting import DEADLINE_S, run_until, wait_until
 
 
 async def upper(stream: Stream) -> None:
@@ -392,8 +395,6 @@ def test_a_thread_answers_and_raises():
 
 
 def test_who_is_cancelled_does_not_wait_for_a_thread():
-    import threading
-
     gate = threading.Event()
 
     async def main() -> None:

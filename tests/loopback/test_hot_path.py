@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from clients import Client
 from evloop import EventLoop, Limits
 from evloop.charcount.server import CharCountServer, ServiceSettings
-from harness import Client, run_pass, run_until
+from waiting import run_pass, run_until
 
 Exchange = Callable[..., None]
 

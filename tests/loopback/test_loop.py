@@ -7,8 +7,10 @@ import time
 
 import pytest
 
+from clients import Client
 from evloop import EventLoop, Protocol, Server
-from harness import Client, LoopThread, run_pass, run_until, small_limits, wait_until
+from servers import small_limits
+from waiting import LoopThread, run_pass, run_until, wait_until
 
 # ---------------------------------------------------------------------- calls
 

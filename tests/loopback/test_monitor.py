@@ -6,9 +6,10 @@ import re
 import signal
 import time
 
+from clients import Client
 from conftest import LoggedWarnings
 from evloop import EventLoop, Protocol, Server
-from harness import Client, run_until
+from waiting import run_until
 
 
 class Sleepy(Protocol):

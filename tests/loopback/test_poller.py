@@ -11,7 +11,8 @@ import time
 import pytest
 
 from evloop import EventLoop
-from harness import recorder, run_pass, wait_until
+from servers import recorder
+from waiting import run_pass, wait_until
 
 
 def test_no_number_is_used_again_while_old_events_may_mention_it(start):

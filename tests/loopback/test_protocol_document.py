@@ -11,7 +11,7 @@ import pytest
 
 from evloop.charcount.cli.server import make_parser, make_settings, parse_arguments
 from evloop.charcount.server import CharCountServer
-from harness import RunningServer
+from servers import RunningServer
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 

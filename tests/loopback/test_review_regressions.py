@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
+from clients import Client
 from conftest import LoggedWarnings
 from evloop import EventLoop, Limits, LineProtocol, Protocol, Server
-from harness import Client, RunningServer, run_until, wait_until
+from servers import RunningServer
+from waiting import run_until, wait_until
 
 
 def test_a_server_stopped_from_a_callback_of_a_new_connection(selector) -> None:

@@ -9,8 +9,10 @@ import socket
 
 import pytest
 
+from clients import Client
 from evloop import Limits, ListenError, Protocol, Server, serve
-from harness import Client, RunningServer, small_limits, wait_until
+from servers import RunningServer, small_limits
+from waiting import wait_until
 
 
 class Echo(Protocol):

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from evloop import EventLoop
-from harness import DEADLINE_S, run_pass, run_until, wait_until
 from interpreters import refuses_sigkill
+from waiting import DEADLINE_S, run_pass, run_until, wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals here")
 

@@ -10,7 +10,7 @@ import pytest
 
 from evloop import EventLoop
 from evloop.core.threads import MAX_THREADS
-from harness import DEADLINE_S, run_pass, run_until, wait_until
+from waiting import DEADLINE_S, run_pass, run_until, wait_until
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from clients import Client
 from evloop import Connection, EventLoop, Limits, LineProtocol, Protocol, Server
 from evloop.net.sockets import unacknowledged_bytes
-from harness import Client, Recorder, recorder, run_pass, run_until, small_limits, wait_until
+from servers import Recorder, recorder, small_limits
+from waiting import run_pass, run_until, wait_until
 
 
 class ClockedServer:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from faults.processes import Process, start_server
-from process.clients import start_client
+from process.commands import start_client
+from processes import Process, start_server
 
 
 def _end(server: Process) -> None:
@@ -54,7 +54,7 @@ def spawn() -> Iterator[Callable[..., Process]]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Any]]:
-    """Starts ``charcount-client``; see `clients.start_client`. Killed with the test."""
+    """Starts ``charcount-client``; see `commands.start_client`. Killed with the test."""
     running = []
 
     def start_one(*arguments: Any, **options: Any) -> Any:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from faults.processes import Process
-from harness import DEADLINE_S
-from process.clients import PYTHON, one_line, run_client
+from process.commands import PYTHON, one_line, run_client
+from processes import Process
+from waiting import DEADLINE_S
 
 LAB = Path(__file__).parents[2] / "docs" / "lab"  # the programs of the exercise
 

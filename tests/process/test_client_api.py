@@ -18,8 +18,8 @@ from evloop.charcount.client import (
     ReplyTooLongError,
 )
 from evloop.errors import ConnectError
-from faults.processes import listening_socket
 from interpreters import frees_at_once
+from processes import listening_socket
 
 
 @pytest.fixture

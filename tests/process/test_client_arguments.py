@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from faults.processes import listening_socket
-from process.clients import CLIENT, one_line, run_client, run_command
+from paths import CLIENT
+from process.commands import one_line, run_client, run_command
+from processes import listening_socket
 
 
 @pytest.fixture(scope="module")

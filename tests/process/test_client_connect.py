@@ -16,9 +16,10 @@ import pytest
 from evloop.charcount import wire
 from evloop.charcount.client import CharCountClient, ClientTimeoutError
 from evloop.errors import ConnectError
-from faults.processes import listening_socket
-from harness import DEADLINE_S, wait_until
-from process.clients import PYTHON, ROOT, one_line
+from paths import ROOT
+from process.commands import PYTHON, one_line
+from processes import listening_socket
+from waiting import DEADLINE_S, wait_until
 
 
 @contextlib.contextmanager

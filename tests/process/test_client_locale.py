@@ -10,9 +10,10 @@ from collections.abc import Callable
 import pexpect
 import pytest
 
-from faults.processes import listening_socket
-from harness import DEADLINE_S
-from process.clients import CLIENT, PYTHON, ROOT
+from paths import CLIENT, ROOT
+from process.commands import PYTHON
+from processes import listening_socket
+from waiting import DEADLINE_S
 
 pytest.importorskip("readline")
 

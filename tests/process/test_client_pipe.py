@@ -12,10 +12,11 @@ import threading
 import psutil
 import pytest
 
-from faults.processes import listening_socket
-from harness import DEADLINE_S, wait_until
 from interpreters import gives_memory_back
-from process.clients import CLIENT, PYTHON, answering, one_line, run_client
+from paths import CLIENT
+from process.commands import PYTHON, answering, one_line, run_client
+from processes import listening_socket
+from waiting import DEADLINE_S, wait_until
 
 
 @pytest.fixture(scope="module")

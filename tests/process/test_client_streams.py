@@ -15,9 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from faults.processes import Process, start_server
-from harness import DEADLINE_S, wait_until
-from process.clients import CLIENT, PYTHON, ROOT, SERVER, one_line, run_client
+from paths import CLIENT, ROOT, SERVER
+from process.commands import PYTHON, one_line, run_client
+from processes import Process, start_server
+from waiting import DEADLINE_S, wait_until
 
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 

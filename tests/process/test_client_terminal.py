@@ -12,9 +12,10 @@ from typing import Any
 import pexpect
 import pytest
 
-from harness import DEADLINE_S
 from interpreters import has_gnu_readline
-from process.clients import CLIENT, PYTHON, SERVER, answering
+from paths import CLIENT, SERVER
+from process.commands import PYTHON, answering
+from waiting import DEADLINE_S
 
 PROMPT = "> "
 

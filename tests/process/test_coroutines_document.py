@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+import signal
 
 import pytest
 
-from harness import Client
-from process.test_readme import start, stop
+from paths import ROOT
+from processes import Process
 
-PAGE = (Path(__file__).parents[2] / "docs" / "coroutines.md").read_text()
+PAGE = (ROOT / "docs" / "coroutines.md").read_text()
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.S | re.M)
 
 CONVERSATIONS = [
@@ -27,12 +27,15 @@ def test_each_program_is_in_the_list() -> None:
 @pytest.mark.parametrize(("containing", "said", "answered"), CONVERSATIONS)
 def test_program(containing: str, said: bytes, answered: bytes) -> None:
     (program,) = [program for program in PROGRAMS if containing in program and "serve(" in program]
-    process, port = start("-c", program.replace("port=9000", "port=0"))
-    with Client(("127.0.0.1", port)) as client:
+    with Process(["-c", program.replace("port=9000", "port=0")]) as server:
+        client = server.connect()
         client.send(said)
         client.half_close()
         assert client.receive_rest() == answered
-    stop(process)
+        client.close()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Traceback" not in server.log
 
 
 def test_the_program_that_is_a_test() -> None:

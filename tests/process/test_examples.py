@@ -10,18 +10,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from harness import DEADLINE_S, Client, wait_until
+from clients import Client
+from paths import ROOT
+from waiting import DEADLINE_S, wait_until
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted(EXAMPLES.glob("*.py"))
 
 
 class Example:
-    """A program of examples/ that runs. Its arguments may hold ``{port}``, which is one that was free."""
+    """A program of examples/ that runs, on a free port."""
 
     def __init__(self, name: str, *arguments: str) -> None:
         self.process = subprocess.Popen(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from faults.processes import Process
-from harness import Client, wait_until
+from clients import Client
 from interpreters import gives_memory_back
+from processes import Process
+from waiting import wait_until
 
 MIB = 1024 * 1024
 

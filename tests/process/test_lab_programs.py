@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from faults.processes import Process
-from harness import DEADLINE_S
+from paths import ROOT
+from processes import Process
+from waiting import DEADLINE_S
 
-ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "docs" / "lab"
 ENGLISH = (ROOT / "docs" / "analysis.md").read_text()
 INDONESIAN = (ROOT / "docs" / "analysis.id.md").read_text()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
-ROOT = Path(__file__).parents[2]
+from paths import ROOT
+from processes import Process
+
 README = (ROOT / "README.md").read_text()
 
 
@@ -21,48 +21,27 @@ def code_block(language: str, containing: str) -> str:
     return found[0]
 
 
-def start(*arguments: str) -> tuple[subprocess.Popen[str], int]:
-    """A server process with that command line, and the port it says it listens on."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    found = re.search(r"listening on 127\.0\.0\.1:(\d+)$", line.strip())
-    assert found, line
-    return process, int(found[1])
-
-
-def stop(process: subprocess.Popen[str]) -> None:
-    """End it as an operator would."""
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=10)
-    assert "Traceback" not in errors
-    assert process.returncode == 0
-
-
 def test_server_in_ten_lines() -> None:
     program = code_block("python", "class Greeter")
     assert len([line for line in program.splitlines() if line]) <= 10
-    process, port = start("-c", program.replace("port=9000", "port=0"))
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
-        client.sendall(b"world\nquit\nnot any more\n")
-        reader = client.makefile("rb")
-        assert reader.read() == b"hello, world\nbye\n"
-        reader.close()
-    stop(process)
+    with Process(["-c", program.replace("port=9000", "port=0")]) as server:
+        client = server.connect()
+        client.send(b"world\nquit\nnot any more\n")
+        assert client.receive_rest() == b"hello, world\nbye\n"
+        client.close()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Traceback" not in server.log
 
 
 def test_coroutine() -> None:
-    process, port = start("-c", code_block("python", "async def greeter").replace("port=9000", "port=0"))
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
-        client.sendall(b"world\n")
-        assert client.recv(100) == b"hello, world\n"
-    stop(process)
+    with Process(["-c", code_block("python", "async def greeter").replace("port=9000", "port=0")]) as server:
+        client = server.connect()
+        assert client.ask(b"world\n", 13) == b"hello, world\n"
+        client.close()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Traceback" not in server.log
 
 
 def test_protocol_in_memory() -> None:
@@ -71,9 +50,9 @@ def test_protocol_in_memory() -> None:
     exec(code_block("python", "MemoryStream"), names)
 
 
-def test_client_in_python() -> None:
+def test_client_in_python(spawn: Callable[..., Process]) -> None:
     program = code_block("python", "CharCountClient")
-    process, port = start("bin/charcount-server", "--port", "0")
+    _, port = spawn().address
     printed = subprocess.run(
         [sys.executable, "-c", program.replace("12345", str(port))],
         cwd=ROOT,
@@ -82,17 +61,16 @@ def test_client_in_python() -> None:
         timeout=10,
         check=True,
     ).stdout
-    stop(process)
     assert printed.split() == ["10", "[3,", "3,", "5]"]
 
 
-def test_transcript() -> None:
+def test_transcript(spawn: Callable[..., Process]) -> None:
     transcript = code_block("console", "bin/charcount-client")
     # The conversation at a terminal is tested where the client is, in a pseudo-terminal.
     shown = transcript[: transcript.index("$ bin/charcount-client\n")]
     commands = re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", shown, re.M)
     assert len(commands) == 2
-    process, port = start("bin/charcount-server", "--port", "0")
+    _, port = spawn().address
     for command, output in commands:
         run = subprocess.run(
             ["bash", "-c", command.replace("bin/charcount-client", f"{sys.executable} bin/charcount-client -p {port}")],
@@ -102,4 +80,3 @@ def test_transcript() -> None:
             timeout=10,
         )
         assert (run.stdout, run.stderr, run.returncode) == (output, "", 0)
-    stop(process)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from faults.processes import listening_socket
-from harness import DEADLINE_S
-from process.clients import PYTHON, ROOT, SERVER, one_line, run_command
+from paths import ROOT, SERVER
+from process.commands import PYTHON, one_line, run_command
+from processes import listening_socket
+from waiting import DEADLINE_S
 
 
 def complaint(*arguments: str) -> str:

@@ -8,9 +8,11 @@ import socket
 
 import pytest
 
+from clients import Client
 from evloop import __version__
-from harness import DEADLINE_S, Client, wait_until
-from process.clients import CLIENT, SERVER, one_line, run_command
+from paths import CLIENT, SERVER
+from process.commands import one_line, run_command
+from waiting import DEADLINE_S, wait_until
 
 OPTIONS = """
     --host --port --backlog --framing --reply --classic --no-classic --max-message

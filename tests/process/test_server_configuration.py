@@ -6,15 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
 from evloop.charcount.cli import environment
 from evloop.charcount.cli.server import make_parser, parse_arguments
 from evloop.charcount.cli.settings import SETTINGS
+from paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 CLASSIC_REPLY = "Jumlah karakter: {count}"
 
 

@@ -7,8 +7,10 @@ import subprocess
 
 import pytest
 
-from harness import DEADLINE_S, Client, wait_until
-from process.clients import PYTHON, SERVER
+from clients import Client
+from paths import SERVER
+from process.commands import PYTHON
+from waiting import DEADLINE_S, wait_until
 
 BOTH = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 

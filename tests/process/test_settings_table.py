@@ -11,8 +11,7 @@ import pytest
 
 from evloop import Limits
 from evloop.charcount.cli.settings import SETTINGS
-
-ROOT = Path(__file__).resolve().parents[2]
+from paths import ROOT
 
 # A limit that nobody has heard of, as an entry of the table.
 ENTRY = """

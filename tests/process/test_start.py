@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from faults.processes import Process
-from harness import DEADLINE_S
 from interpreters import tells_imports
-from process.clients import CLIENT
+from paths import CLIENT
+from processes import Process
+from waiting import DEADLINE_S
 
 # -S: what a virtual environment loads for its own sake is none of our doing.
 PYTHON_OPTIONS = ("-S", "-X", "importtime")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evloop import Protocol
 from evloop.testing import MemoryLoop, MemoryStream
-from harness import Recorder, recorder
+from servers import Recorder, recorder
 
 
 def test_each_callback_can_return_bytes_or_write():

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from paths import ROOT
+
 DOCUMENTS = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md", ".github/*.md")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evloop import Limits
 from evloop.testing import MemoryStream
-from harness import Recorder, recorder, small_limits
+from servers import Recorder, recorder, small_limits
 
 
 def test_pause_holds_data_back_and_resume_delivers_it():

@@ -144,6 +144,21 @@ def test_empty_pieces_change_nothing():
     assert framer.feed(b"c\n") == [b"abc"]
 
 
+def test_an_overlong_line_is_not_held_however_it_comes():
+    framer = LineFramer(10)
+    for size, held in ((6, 6), (5, 11), (1, 0), (6, 0), (100, 0)):  # one more than the limit may be a CR
+        assert framer.feed(b"x" * size) == []
+        assert framer.held_bytes == held
+    assert framer.feed(b"y\nnext\n") == [None, b"next"]
+
+
+@pytest.mark.parametrize("last", [b"X", b"XX", b"\r", b"x" * 10])
+def test_the_last_line_is_delivered_as_it_is(last):
+    framer = LineFramer(10)
+    assert framer.feed(b"one\n" + last) == [b"one"]
+    assert framer.finish() == [last]
+
+
 def test_lines_after_finish_start_anew():
     framer = LineFramer(10)
     framer.feed(b"rest")

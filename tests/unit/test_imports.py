@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from paths import ROOT
 
 # Each module imports from those above it only: the folders in their order, and inside a folder too.
 ORDER = [
@@ -51,6 +51,7 @@ ORDER = [
     "evloop.protocols.streams",
     "evloop.protocols.handlers",
     "evloop.net.eventloop",  # what it opens may be a handler's
+    "evloop.net.memory",
     "evloop.server.portowner",
     "evloop.server.descriptors",
     "evloop.server.listener",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 
 import pytest
 from hypothesis import example, given
@@ -335,6 +336,17 @@ def test_the_error_of_a_huge_template_is_short():
     with pytest.raises(TemplateError) as caught:
         Replies("x" * 100_000 + "{count}")
     assert len(str(caught.value)) < 200
+    whole = "{count" + "x" * 74  # malformed, and as long as is shown
+    with pytest.raises(TemplateError, match=re.escape(repr(whole))):
+        Replies(whole)
+    with pytest.raises(TemplateError, match=re.escape(repr(whole[:77] + "..."))):
+        Replies(whole + "x")
+
+
+def test_a_reply_may_have_4096_characters():
+    assert len(Replies("{count:04096}")[1]) == 4097  # with its LF
+    with pytest.raises(TemplateError, match="more than 4096 characters"):
+        Replies("{count:04097}")
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"ab\xff", "字".encode()[:2], "é字\udcff".encode(errors="surrogatepass")])
@@ -345,6 +357,25 @@ def test_bad_messages_among_good_ones_say_where(bad):
     wanted = b"1\nERR invalid-utf8 at byte %d\nERR too-long limit 8\n2\n" % caught.value.start
     assert session.feed(b"a\n" + bad + b"\n" + b"\xff" * 9 + b"\nbc\n") == wanted
     assert (session.messages, session.errors) == (4, 2)
+
+
+@pytest.mark.parametrize("session_class", [LineSession, RawSession])
+def test_messages_over_the_limit_are_counted(session_class):
+    limits_hit: Counter[str] = Counter()
+    session = session_class(Replies(), 3, limits_hit)
+    for message in (b"123", b"1234", b"12", b"12345"):
+        session.feed(message + b"\n" if session_class is LineSession else message)
+    assert limits_hit["max-message"] == session.errors == 2
+
+
+@pytest.mark.parametrize("size", [1023, 1024, 5000, 32768, 100_000])  # ready-made, kept from now on, made each time
+def test_long_messages_alone_and_among_others(size):
+    session = LineSession(Replies())
+    for _ in range(2):
+        assert session.feed(b"x" * size + b"\n") == b"%d\n" % size
+        assert session.feed(b"a\n" + b"x" * size + b"\nbc\n") == b"1\n%d\n2\n" % size
+        assert session.feed(("字\n" + "字" * size + "\n").encode()) == b"1\n%d\n" % size
+    assert session.messages == 12
 
 
 def test_line_breaks_are_fine_where_they_end_no_reply():

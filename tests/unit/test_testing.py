@@ -12,7 +12,7 @@ import pytest
 
 from evloop import LimitError, LineProtocol, Protocol, State
 from evloop.testing import MemoryLoop, MemoryStream
-from harness import Recorder, recorder, small_limits
+from servers import Recorder, recorder, small_limits
 
 
 class Upper(Protocol):
@@ -266,7 +266,7 @@ def test_of_two_errors_the_second_is_logged(logged):
 
 
 def test_what_never_comes_to_rest_is_found(monkeypatch):
-    monkeypatch.setattr("evloop.testing._MAX_PASSES_AT_A_MOMENT", 50)
+    monkeypatch.setattr("evloop.net.memory._MAX_PASSES_AT_A_MOMENT", 50)
     loop = MemoryLoop()
 
     def again() -> None:

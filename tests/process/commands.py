@@ -9,15 +9,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from faults.processes import listening_socket
-from harness import DEADLINE_S
-
-ROOT = Path(__file__).resolve().parents[2]
-SERVER = str(ROOT / "bin" / "charcount-server")
-CLIENT = str(ROOT / "bin" / "charcount-client")
+from paths import CLIENT
+from processes import listening_socket
+from waiting import DEADLINE_S
 
 # Warnings of the interpreter are errors in the commands, too.
 PYTHON = (sys.executable, "-W", "error")

@@ -11,15 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-from harness import DEADLINE_S, Client, wait_until
-
-ROOT = Path(__file__).resolve().parents[2]
-SERVER = ROOT / "bin" / "charcount-server"
+from clients import Client
+from paths import ROOT, SERVER
+from waiting import DEADLINE_S, wait_until
 
 # A loop that has nothing to do uses well below 1 % of a core, one that spins all of it.
 SPINNING = 0.2
@@ -161,7 +159,7 @@ class Process:
 
 def start_server(*arguments: str, python_options: tuple[str, ...] = (), **options: Any) -> Process:
     """``charcount-server`` on a free port, ready to serve."""
-    process = Process([*python_options, str(SERVER), "--port", "0", *arguments], **options)
+    process = Process([*python_options, SERVER, "--port", "0", *arguments], **options)
     try:
         process.address  # noqa: B018 - waits
     except BaseException:

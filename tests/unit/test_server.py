@@ -1,0 +1,209 @@
+"""A server in memory, for what takes time: drains and their steps, refusals, counts."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import deque
+
+import pytest
+
+from evloop import Limits, ListenError, Protocol, Server
+from evloop.server.listener import EXHAUSTED_PAUSE_S
+from evloop.testing import MemoryLoop, MemorySocket
+from servers import recorder
+
+
+class Served:
+    """A server in a memory loop, and clients that are sockets in memory."""
+
+    def __init__(self, factory: type[Protocol] = Protocol, **limits: float | None) -> None:
+        self.loop = MemoryLoop()
+        self.server = Server(self.loop, factory, Limits(**limits))
+        self.failures: list[int] = []  # what the next accepts fail with
+        self.accepts = 0
+        self._waiting: deque[socket.socket] = deque()
+        # Readable when somebody wants to connect, as a listening socket is.
+        self._listening, self._bell = self.loop.pair()
+        self._listening.accept = self._accept
+        self.listener = self.server.add_listener(self._listening)
+
+    def _accept(self) -> tuple[socket.socket, tuple[str, int]]:
+        self.accepts += 1
+        if self.failures:
+            code = self.failures.pop(0)
+            raise OSError(code, "injected")
+        self._listening.recv(1)
+        return self._waiting.popleft(), ("192.0.2.1", 1024)
+
+    def knock(self) -> MemorySocket:
+        """A client that connects, and has not been accepted yet."""
+        sock, client = self.loop.pair()
+        self._waiting.append(sock)
+        self._bell.send(b".")
+        return client
+
+    def connect(self) -> MemorySocket:
+        """A client that has been accepted."""
+        client = self.knock()
+        self.loop.advance()
+        return client
+
+
+def test_a_drain_that_everybody_obeys_is_over_at_once():
+    served = Served()
+    clients = [served.connect() for _ in range(3)]
+    stopped: list[float] = []
+    served.server.drain(lambda: stopped.append(served.loop.now))
+    served.server.drain(lambda: stopped.append(served.loop.now))
+    began = served.loop.clock.now
+    for client in clients:
+        client.close()
+    served.loop.advance()
+    assert stopped == [began, began]
+    assert not served.server.aborted
+    assert served.loop.timers == 0
+    served.loop.advance(100)
+    assert len(stopped) == 2
+
+
+@pytest.mark.parametrize("timeout_s", [0.4, 10.0, 30.0])
+def test_a_drain_takes_its_time_and_not_more(logged, timeout_s):
+    logged.expect(r"1 connections not done after .* s: aborted")
+    protocol = recorder(on_eof=lambda self: self.connection.hold())
+    served = Served(protocol, drain_timeout_s=timeout_s)
+    client = served.connect()
+    client.shutdown(socket.SHUT_WR)
+    served.loop.advance()
+    began = served.loop.clock.now
+    stopped: list[float] = []
+    served.server.drain(lambda: stopped.append(served.loop.now - began))
+    served.loop.advance(timeout_s - 0.01)
+    assert stopped == []
+    served.loop.advance(0.02)
+    assert stopped == [pytest.approx(timeout_s, abs=0.002)]
+    assert served.server.aborted
+    assert served.server.stats.limits["drain-timeout"] == 1
+    assert served.loop.timers == 0
+
+
+@pytest.mark.parametrize(("timeout_s", "counted_s"), [(10.0, 1.0), (4.0, 0.5)])
+def test_of_a_time_in_which_nothing_ran_a_drain_counts_a_step(logged, timeout_s, counted_s):
+    logged.expect("not done after .* s: aborted")
+    served = Served(recorder(on_eof=lambda self: self.connection.hold()), drain_timeout_s=timeout_s)
+    client = served.connect()
+    client.shutdown(socket.SHUT_WR)
+    served.loop.advance()
+    served.server.drain()
+    served.loop.advance(1)
+    served.loop.clock.now += 3600  # suspended
+    served.loop.advance(timeout_s - 1 - counted_s - 0.1)
+    assert not served.server.aborted
+    served.loop.advance(counted_s + 0.2)
+    assert served.server.aborted
+
+
+def test_an_abort_is_remembered():
+    served = Served()
+    served.connect()
+    stopped: list[int] = []
+    served.server.drain(lambda: stopped.append(1))
+    served.server.abort()
+    assert served.server.stopping
+    served.server.abort()
+    served.loop.advance()
+    assert served.server.aborted
+    assert stopped == [1]
+    assert not served.loop.memory.givers
+
+
+def test_totals_are_of_those_who_are_gone_and_of_those_who_are_there():
+    class Twice(Protocol):
+        def on_data(self, data: bytes) -> bytes:
+            return data * 2
+
+    served = Served(Twice)
+    for _ in range(2):
+        client = served.connect()
+        client.send(b"12345")
+        served.loop.advance()
+        assert client.recv(100) == b"1234512345"
+        client.shutdown(socket.SHUT_WR)
+        served.loop.advance()
+        served.connect().send(b"1")
+        served.loop.advance()
+    assert served.server.totals() == (12, 24)
+    assert len(served.server.connections) == 2
+    assert len(served.loop.memory.givers) == 1
+
+
+def test_those_who_wait_are_accepted_by_a_drain_and_no_more_than_can_have_waited():
+    served = Served(recorder(), backlog=3)
+    clients = [served.knock() for _ in range(6)]
+    served.server.drain()
+    assert len(served.server.connections) == 4  # a kernel lets one more wait than it is told
+    assert served.accepts == 4
+    for client in clients:
+        client.close()
+    served.loop.advance()
+    assert not served.server.connections
+
+
+def test_nobody_is_accepted_by_a_drain_while_the_listener_rests(logged):
+    logged.expect("cannot accept on .*: injected; trying again")
+    served = Served()
+    served.failures = [errno.EMFILE]
+    served.connect()
+    assert served.listener.resting
+    served.server.drain()
+    assert served.accepts == 1
+    assert not served.listener.resting
+
+
+def test_a_listener_that_rests_comes_back_after_its_pause_and_not_before(logged):
+    logged.expect("cannot accept on .*: injected; trying again")
+    served = Served()
+    served.failures = [errno.EMFILE, errno.ENFILE]
+    served.connect()
+    served.loop.advance(EXHAUSTED_PAUSE_S - 0.01)
+    assert served.accepts == 1
+    served.loop.advance(0.02)
+    assert served.accepts == 2
+    assert len(logged.lines) == 1  # once a minute
+    served.loop.advance(EXHAUSTED_PAUSE_S)
+    assert len(served.server.connections) == 1
+    assert served.listener.exhausted == served.listener.accept_errors == served.server.stats.limits["descriptors"] == 2
+
+
+def test_that_it_cannot_accept_is_said_once_a_minute(logged):
+    logged.expect("cannot accept on .*: injected; trying again")
+    served = Served()
+    served.failures = [errno.EMFILE] * 1000
+    served.connect()
+    served.loop.advance(59.9)
+    assert len(logged.lines) == 1
+    served.loop.advance(0.3)
+    assert len(logged.lines) == 2
+
+
+def test_what_cannot_be_listened_on_leaves_nothing_behind(monkeypatch):
+    loop = MemoryLoop()  # in which real sockets can't be watched: something that the first one meets
+    server = Server(loop, Protocol)
+    with pytest.raises(ValueError, match="only sockets in memory"):
+        server.listen()
+    assert server.listeners == []
+
+    registered: list[int] = []
+
+    def once(fd: int, events: int, handler: object) -> None:
+        if registered:
+            raise OSError(errno.ENOMEM, "no memory for watches")
+        registered.append(fd)
+
+    monkeypatch.setattr(loop.poller, "register", once)
+    monkeypatch.setattr(loop.poller, "watch", lambda fd, events, handler: registered.append(-fd))
+    monkeypatch.setattr("evloop.server.server.open_listeners", lambda *args: [loop.pair()[0] for _ in range(3)])
+    with pytest.raises(ListenError, match=r"^cannot wait for connections: no memory for watches$"):
+        server.listen()
+    assert server.listeners == []
+    assert registered == [registered[0], -registered[0]]
