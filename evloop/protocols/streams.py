@@ -192,9 +192,12 @@ class _Batches:
 
     async def __anext__(self) -> list[bytes]:
         stream = self._stream
-        while not (lines := list(stream._unread.lines)):
+        while True:
+            lines = list(stream._unread.lines)
+            if lines:
+                return lines
+            del lines  # a wait may be long, and there may be many who wait
             if not stream._cut_again():
                 await stream
                 if not stream._cut():
                     raise StopAsyncIteration
-        return lines
