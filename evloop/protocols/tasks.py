@@ -114,11 +114,9 @@ class Scope:
             parent = inside[-1]._parent
             assert parent is not None
             inside.append(parent)
-        for scope in reversed(inside):
-            if scope._shield and scope is not self:
-                return
+        for scope in inside:
             scope._tell_members()
-        task._look_at_scopes()
+        task._look_at_scopes()  # which minds shields, as the members' do
 
     def _tell_members(self) -> None:
         """The same for the tasks that are children of this scope: for groups."""

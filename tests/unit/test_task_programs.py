@@ -1,8 +1,8 @@
 """Programs that nobody has thought of, compared with a model that is too simple to be wrong.
 
 A program is a tree: a block of steps, some of which are blocks with a time-out, shielded or not, or groups of tasks.
-All that it does takes a time that is known before. So a model without tasks, which knows of each block only when it must
-end, says what is to happen when; and evloop, on a clock that stands still, must do the same at the same moments.
+All that it does takes a time that is known before. So a model without tasks, which knows of each block only when it
+must end, says what is to happen when; and evloop, on a clock that stands still, must do the same at the same moments.
 """
 
 from __future__ import annotations
