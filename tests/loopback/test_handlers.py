@@ -13,7 +13,19 @@ import traceback
 import pytest
 
 from clients import Client
-from evloop import ConnectError, EventLoop, Limits, Server, Stream, TaskGroup, connect, run_in_thread, sleep, timeout
+from evloop import (
+    ConnectError,
+    ConnectionLostError,
+    EventLoop,
+    Limits,
+    Server,
+    Stream,
+    TaskGroup,
+    connect,
+    run_in_thread,
+    sleep,
+    timeout,
+)
 from evloop.net.protocol import is_handler
 from evloop.protocols.tasks import Task
 from servers import LoopThread
@@ -407,3 +419,35 @@ def test_who_is_cancelled_does_not_wait_for_a_thread():
         run_task(loop, main())
         assert time.monotonic() - began < DEADLINE_S / 2
         gate.set()
+
+
+def test_a_handler_that_waits_learns_of_the_idle_time_out(serving):
+    ends = []
+
+    async def handler(stream: Stream) -> None:
+        try:
+            async for line in stream.lines():
+                stream.write(line)
+        except ConnectionLostError as error:
+            ends.append(str(error))
+            raise
+
+    _, server, client = serving(handler, idle_timeout_s=0.1)
+    with client() as one:
+        one.ask(b"x\n", 1)
+        assert one.receive_rest() == b""
+    wait_until(lambda: ends)
+    assert ends == ["the connection was lost: no byte in 0.1 s"]
+    wait_until(lambda: server.stats.limits["idle-timeout"] == 1)
+
+
+def test_a_handler_that_cannot_be_called_so_is_an_error_of_its_connection(serving, logged):
+    logged.expect("aborted: its protocol raised")
+
+    async def handler() -> None:
+        pass
+
+    _, server, client = serving(handler)
+    with client() as one:
+        assert one.receive_rest() == b""
+    wait_until(lambda: server.stats.failed == 1)

@@ -129,6 +129,7 @@ serve(KIND, limits=Limits(max_connections=10_000))
 BYTES_PER_IDLE_HANDLER = 1800
 
 
+@gives_memory_back
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lines", "batches", "bytes"])
 def test_memory_of_idle_handlers(many_descriptors, kind):

@@ -12,6 +12,9 @@ from evloop import Event, Stream, TaskGroup, sleep, timeout
 from evloop.net.protocol import Protocol
 from evloop.protocols.tasks import Scope
 from evloop.testing import MemoryLoop
+from interpreters import frees_at_once
+
+pytestmark = frees_at_once
 
 
 @pytest.fixture
