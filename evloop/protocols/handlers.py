@@ -114,6 +114,7 @@ class _Handled(Stream):
             connection.abort()
         else:
             self._failed(connection, error)
+        task.error = None  # all was said of it; from Python 3.12 on its traceback leads to the task
         connection.release()
         self._handlers.finished(task)
 

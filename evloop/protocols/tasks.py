@@ -302,7 +302,10 @@ class Task(Scope):
         self.result = result
         if error is not None:
             trace = error.__traceback__
-            self.error = error.with_traceback(None if trace is None else trace.tb_next)  # without `resume`
+            if trace is not None:  # without `resume`; and where it was cancelled is of no interest
+                error.__traceback__ = None if isinstance(error, Cancelled) else trace.tb_next
+            self.error = error
+            del trace
             _explain(error)
             _empty_frames(error)
         if self.alarm is not None:

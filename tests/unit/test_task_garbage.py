@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -72,7 +73,12 @@ async def is_cancelled() -> None:
         scope.cancel()
 
 
-@pytest.mark.parametrize("function", [in_time, too_late, too_late_twice, fails, waits_for_one_that_fails, is_cancelled])
+# From 3.12 on the frame of a coroutine that has raised refers to that of its caller, so an error leads to its task.
+no_cycle = pytest.mark.skipif(sys.version_info >= (3, 12), reason="a task that failed and its error are a cycle here")
+failing = [pytest.param(one, marks=no_cycle) for one in (too_late, too_late_twice, fails, waits_for_one_that_fails)]
+
+
+@pytest.mark.parametrize("function", [in_time, is_cancelled, *failing])
 def test_of_a_task(garbage, function):
     loop = MemoryLoop()
     task = start(function(), loop)
