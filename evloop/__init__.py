@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         IncompleteReadError,
         LimitError,
         ListenError,
+        TLSError,
+        TLSSettingsError,
     )
     from evloop.limits import Limits
     from evloop.net.connection import Connection
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from evloop.net.eventloop import EventLoop
     from evloop.net.protocol import Protocol
     from evloop.net.state import State
+    from evloop.net.tlsinfo import TLSInfo
+    from evloop.net.tlssettings import TLSClientSettings, TLSServerSettings
     from evloop.program.serve import prepare, serve
     from evloop.protocols.handlers import connect
     from evloop.protocols.lineframer import LineFramer
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from evloop.protocols.waiting import Event, Queue, run_in_thread, sleep, timeout
     from evloop.server.server import Server
     from evloop.server.stats import ServerStats
+    from evloop.server.unixsockets import UnixAccess
 
 __all__ = [
     "CallbackResultError",
@@ -60,8 +65,14 @@ __all__ = [
     "ServerStats",
     "State",
     "Stream",
+    "TLSClientSettings",
+    "TLSError",
+    "TLSInfo",
+    "TLSServerSettings",
+    "TLSSettingsError",
     "TaskGroup",
     "Timer",
+    "UnixAccess",
     "__version__",
     "connect",
     "parse_endpoint",
@@ -83,6 +94,8 @@ _MODULES = {
         "IncompleteReadError",
         "LimitError",
         "ListenError",
+        "TLSError",
+        "TLSSettingsError",
     ),
     "protocols.lineframer": ("LineFramer",),
     "limits": ("Limits",),
@@ -97,8 +110,11 @@ _MODULES = {
     "protocols.waiting": ("Event", "Queue", "run_in_thread", "sleep", "timeout"),
     "server.server": ("Server",),
     "server.stats": ("ServerStats",),
+    "server.unixsockets": ("UnixAccess",),
     "program.serve": ("prepare", "serve"),
     "net.state": ("State",),
+    "net.tlsinfo": ("TLSInfo",),
+    "net.tlssettings": ("TLSClientSettings", "TLSServerSettings"),
     "core.timers": ("Timer",),
 }
 

@@ -112,3 +112,22 @@ class LimitError(EvloopError):
     def __init__(self, limit: str, text: str) -> None:
         super().__init__(text)
         self.limit = limit
+
+
+class TLSError(EvloopError):
+    """A TLS connection could not be made, or went wrong. The text is one line that says what happened.
+
+    Attributes:
+        kind: for counters and decisions: ``name``, ``date`` or ``chain`` (the peer's certificate), ``certificate``
+            (it has none, or a bad one), ``version``, ``cipher``, ``plaintext`` (the peer does not speak TLS),
+            ``refused`` (the peer says it does not like us), ``truncated`` (the end came without TLS's goodbye),
+            ``ended``, ``timeout``, ``stopped``, ``protocol``.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class TLSSettingsError(EvloopError):
+    """Certificates or keys can't be used. The text is one line that says which file, what is wrong, and what to do."""

@@ -192,6 +192,25 @@ def start(selector: type[selectors.BaseSelector]) -> Iterator[Callable[..., Runn
 
 
 @pytest.fixture
+def start_tls() -> Iterator[Callable[..., RunningServer]]:
+    """Starts servers that speak TLS, with the platform's selector: ``start_tls(ProtocolClass, limits, settings)``."""
+    from tlsworld import TLSServer, world  # makes certificates, which not every test needs
+
+    running: list[RunningServer] = []
+
+    def start_one(protocol_factory: Callable[[], Protocol], limits: Limits | None = None, tls: Any = None) -> Any:
+        settings = world().settings() if tls is None else tls
+        chosen = Limits(max_connections=500) if limits is None else limits
+        server = RunningServer(lambda loop: TLSServer(loop, protocol_factory, chosen, settings))
+        running.append(server)
+        return server
+
+    yield start_one
+    for server in running:
+        server.close()
+
+
+@pytest.fixture
 def counting(start: Callable[..., RunningServer]) -> Callable[..., RunningServer]:
     """Starts character-count servers as `start` does: ``counting(limits, framing="raw", ...)``."""
 

@@ -81,11 +81,3 @@ def _time(text: str, *, strict: bool) -> float:
         return _number(number, what, 0, strict=strict) * factor
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
-
-
-def address(text: str) -> tuple[str, int]:
-    """``HOST:PORT``; an IPv6 address may be in brackets."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)

@@ -21,7 +21,7 @@ from benchmarks.common.paths import ROOT
 from benchmarks.common.patience import Patience
 from benchmarks.common.processes import pinned_to
 from benchmarks.common.streams import handled_interrupts
-from benchmarks.loadgen.preflight import pick_cores
+from benchmarks.loadgen.preflight import pick_cores, source_addresses
 from benchmarks.loadgen.results import assemble
 from benchmarks.loadgen.sampling import Sampler, Usage, machine_cpu
 from benchmarks.loadgen.settings import MIN_SOCKETS_FOR_MEMORY, Settings
@@ -48,7 +48,7 @@ Progress = Callable[[str, float, int], None]
 class GeneratorProcess:
     """A generator, seen from its parent: commands go in, events come out."""
 
-    def __init__(self, settings: Settings, target: Target, core: int | None) -> None:
+    def __init__(self, settings: Settings, target: Target, sources: list[str], core: int | None) -> None:
         environment = dict(os.environ)
         paths = [str(ROOT), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
@@ -70,7 +70,7 @@ class GeneratorProcess:
         self.ended = False
         self.replies = 0
         self.events: dict[str, dict[str, Any]] = {}
-        self.tell({"settings": settings.to_dict(), "host": target.host, "port": target.port})
+        self.tell({"settings": settings.to_dict(), "server": str(target.endpoint), "sources": sources})
 
     def tell(self, command: dict[str, Any]) -> None:
         """Send a command, unless the process is gone."""
@@ -115,12 +115,16 @@ class Coordinator:
         target: the server, ready.
         pin: see `benchmarks.loadgen.preflight.pick_cores`.
         progress: called now and then with a phase, a part done from 0 to 1, and replies so far.
+
+    Raises:
+        CannotRun: it can't have so many connections to there.
     """
 
     def __init__(self, settings: Settings, target: Target, *, pin: bool | None, progress: Progress) -> None:
         self.settings = settings
         self.target = target
         self.interrupted = False
+        self._sources = source_addresses(settings.sockets, target.endpoint)
         self._progress = progress
         self._server_cores, self._generator_cores = pick_cores(pin, target.spawned)
         self._sampler = Sampler(target.pids)
@@ -189,7 +193,7 @@ class Coordinator:
         cores = self._generator_cores
         for index in range(self.settings.processes):
             core = None if cores is None else cores[index % len(cores)]
-            generator = GeneratorProcess(self.settings.share(index), self.target, core)
+            generator = GeneratorProcess(self.settings.share(index), self.target, self._sources, core)
             self._generators.append(generator)
             self._loop.poller.register(generator.stdout.fileno(), READ, partial(self._on_readable, generator))
         self._progress("connecting", 0.0, 0)

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator
 
 from benchmarks.loadgen.clients import (
-    GENERATOR_LIMITS,
     ChurnClient,
     ClosedLoopClient,
     IdleClient,
@@ -17,6 +16,7 @@ from benchmarks.loadgen.clients import (
     clock_ns,
 )
 from benchmarks.loadgen.histogram import SUB_BUCKET_BITS
+from benchmarks.loadgen.opener import Opener
 from benchmarks.loadgen.settings import LATE_SEND_S, Settings
 from benchmarks.loadgen.tally import Run
 from evloop.core.timers import Timer
@@ -198,9 +198,9 @@ class OpenDriver(SteadyDriver):
 class ChurnDriver(Driver):
     """Connections that are opened, ask, and are closed: as many at a time as there are to be, or on a schedule."""
 
-    def __init__(self, run: Run, host: str, port: int, settings: Settings) -> None:
+    def __init__(self, run: Run, opener: Opener, settings: Settings) -> None:
         self._run = run
-        self._target = (host, port)
+        self._opener = opener
         self._settings = settings
         self._rng = random.Random(settings.seed)
         self._active: set[ChurnClient] = set()
@@ -222,7 +222,7 @@ class ChurnDriver(Driver):
         position = self._rng.randrange(run.pool.size)
         client = ChurnClient(run, position, intended_ns, self._one_is_over)
         self._active.add(client)
-        run.loop.connect(client, *self._target, timeout_s=self._settings.timeout_s, limits=GENERATOR_LIMITS)
+        self._opener.open(client, self._settings.timeout_s)
 
     def _one_is_over(self, client: ChurnClient) -> None:
         self._active.discard(client)

@@ -1,9 +1,9 @@
 """A generator process: one event loop, its share of the connections.
 
-It speaks JSON, one object a line. On stdin: first the plan (``settings``, ``host``, ``port``), then ``{"do": "ramp"}``,
-``{"do": "go"}``, and ``{"do": "stop"}`` to end early; end of input means that the parent is gone. On stdout, as
-``event``: ``base`` (the first connections are open; ``ramp`` opens the others), ``connected`` (waits for ``go``),
-``measuring`` (the warm-up is over), ``progress``, ``measured`` (nothing more is sent), ``result``.
+It speaks JSON, one object a line. On stdin: first the plan (``settings``, ``server``, ``sources``), then
+``{"do": "ramp"}``, ``{"do": "go"}``, and ``{"do": "stop"}`` to end early; end of input means that the parent
+is gone. On stdout, as ``event``: ``base`` (the first connections are open; ``ramp`` opens the others), ``connected``
+(waits for ``go``), ``measuring`` (the warm-up is over), ``progress``, ``measured`` (nothing more is sent), ``result``.
 
 While it measures it does nothing else: no JSON, no percentiles, no garbage collection. Each interval's counts are put
 aside, and handed over when all is done.
@@ -32,12 +32,14 @@ from benchmarks.loadgen.clients import (
 from benchmarks.loadgen.corewait import core_wait_s
 from benchmarks.loadgen.drivers import ChurnDriver, Driver, OpenDriver, SteadyDriver
 from benchmarks.loadgen.histogram import count_above, merge
+from benchmarks.loadgen.opener import Opener
 from benchmarks.loadgen.ramp import Ramp
 from benchmarks.loadgen.selector import PreciseSelector
 from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.tally import Run
 from benchmarks.loadgen.workload import make_pool, parse_sizes
 from evloop.core.poller import READ
+from evloop.net.endpoint import Endpoint, parse_endpoint
 from evloop.net.eventloop import EventLoop
 
 _DRAIN_TICK_S = 0.01
@@ -54,7 +56,7 @@ _SMALL_BUDGET = 20000
 class Generator:
     """Connects, warms up, measures, waits for what is in flight, reports."""
 
-    def __init__(self, settings: Settings, host: str, port: int) -> None:
+    def __init__(self, settings: Settings, server: Endpoint, sources: list[str]) -> None:
         self.settings = settings
         self.loop = EventLoop(selector=PreciseSelector() if settings.mode == "open" else None)
         sizes = parse_sizes(settings.size)
@@ -67,9 +69,10 @@ class Generator:
         kind = OpenLoopClient if settings.mode == "open" else ClosedLoopClient
         self.clients = [kind(self.run, rng.randrange(pool.size)) for _ in range(active)]
         self.idle = [IdleClient(self.run, 0) for _ in range(settings.idle)]
+        opener = Opener(self.loop, server, sources)
         self.driver: Driver
         if settings.churn:
-            self.driver = ChurnDriver(self.run, host, port, settings)
+            self.driver = ChurnDriver(self.run, opener, settings)
         elif settings.mode == "open":
             self.driver = OpenDriver(self.run, self.clients, settings)  # type: ignore[arg-type]
         else:
@@ -78,7 +81,7 @@ class Generator:
         self._ramp = Ramp(
             self.loop,
             self._lasting,
-            (host, port),
+            opener,
             base=settings.base_sockets,
             per_s=settings.ramp_per_s,
             on_base=lambda: self._emit("base"),
@@ -383,7 +386,7 @@ class Generator:
 def main() -> None:
     """Entry point of the process."""
     plan = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]  # unbuffered: the rest is the loop's
-    Generator(Settings(**plan["settings"]), plan["host"], plan["port"]).main()
+    Generator(Settings(**plan["settings"]), parse_endpoint(plan["server"]), plan["sources"]).main()
 
 
 if __name__ == "__main__":

@@ -6,11 +6,16 @@ import argparse
 import random
 from dataclasses import dataclass
 
-from benchmarks.common.arguments import Parser, address, natural, positive, rate, seconds, seconds_or_none
+from benchmarks.common.arguments import Parser, natural, positive, rate, seconds, seconds_or_none
 from benchmarks.common.texts import ALPHABETS
 from benchmarks.loadgen.asserts import AssertionSyntaxError, Condition, parse_condition
 from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.workload import SizeError, parse_sizes
+from evloop.charcount.connecting import to_connect_to
+from evloop.errors import EndpointError
+from evloop.net.endpoint import TcpEndpoint, UnixEndpoint, parse_endpoint
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 EPILOG = """\
 Numbers may end in k or M, times in ms, s, m or h (without: seconds).
@@ -32,7 +37,7 @@ class Options:
     """What was asked for, beyond the settings of one run."""
 
     settings: Settings
-    server: tuple[str, int] | None
+    server: TcpEndpoint | UnixEndpoint | None
     spawn: str | None
     server_log: str | None
     pin: bool | None
@@ -137,7 +142,9 @@ def make_parser() -> Parser:
     )
     server = parser.add_argument_group("server")
     where = server.add_mutually_exclusive_group()
-    where.add_argument("--server", type=address, metavar="HOST:PORT", help="one that runs already")
+    where.add_argument(
+        "--server", type=_endpoint, metavar="ENDPOINT", help="one that runs already: HOST:PORT or unix:PATH"
+    )
     where.add_argument(
         "--spawn", metavar="COMMAND", help="start this one; {port} stands for its port (default: bin/charcount-server)"
     )
@@ -196,7 +203,7 @@ def parse_options(argv: list[str]) -> Options:
         parser.error("--spawn needs {port} in the command, where the number of the port goes")
     if args.server is not None and args.server_log is not None:
         parser.error("--server-log is of a server that is started here")
-    if args.pin is True and args.server is not None and args.server[0] not in ("127.0.0.1", "localhost", "::1"):
+    if args.pin is True and isinstance(args.server, TcpEndpoint) and args.server.host not in _LOCAL:
         parser.error("--pin needs a server on this machine")
     settings = Settings(
         connections=args.connections,
@@ -230,6 +237,16 @@ def parse_options(argv: list[str]) -> Options:
         html=args.html,
         conditions=args.conditions,
     )
+
+
+def _endpoint(text: str) -> TcpEndpoint | UnixEndpoint:
+    try:
+        endpoint = to_connect_to(parse_endpoint(text))
+    except EndpointError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if endpoint.tls:
+        raise argparse.ArgumentTypeError(f"cannot connect to {endpoint}: load.py speaks no TLS")
+    return endpoint
 
 
 def _sizes(text: str) -> str:

@@ -9,6 +9,7 @@ from benchmarks.common.descriptors import raise_descriptor_limit
 from benchmarks.common.processes import usable_cores
 from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.target import CannotRun
+from evloop.net.endpoint import Endpoint, TcpEndpoint
 
 # Beside connections: streams, selector, wake-up pair, pipes, listener, log, what the interpreter opens.
 _OTHER_DESCRIPTORS = 64
@@ -27,7 +28,6 @@ def check(settings: Settings, *, local: bool) -> list[str]:
         CannotRun: it can't succeed.
     """
     check_descriptors(settings.sockets + _OTHER_DESCRIPTORS)
-    check_ports(settings.sockets)
     warnings = []
     if local:
         backlog = _number("/proc/sys/net/core/somaxconn", 4096)
@@ -55,8 +55,14 @@ def check_descriptors(needed: int) -> None:
         )
 
 
-def check_ports(sockets: int, range_file: str = "/proc/sys/net/ipv4/ip_local_port_range") -> None:
-    """A connection to one address and port needs a local port of its own.
+def source_addresses(
+    sockets: int, server: Endpoint, range_file: str = "/proc/sys/net/ipv4/ip_local_port_range"
+) -> list[str]:
+    """The local addresses to connect from. A connection to one address and port needs a local port of its own.
+
+    Returns:
+        none if that is of no concern: one has enough of them. A server on Linux's loopback network can be reached from
+        any address of it.
 
     Raises:
         CannotRun: there are too few.
@@ -64,13 +70,18 @@ def check_ports(sockets: int, range_file: str = "/proc/sys/net/ipv4/ip_local_por
     try:
         low, high = (int(word) for word in Path(range_file).read_text().split())
     except (OSError, ValueError):
-        return
+        return []
     ports = high - low + 1
-    if sockets > ports:
+    if not isinstance(server, TcpEndpoint) or sockets <= ports:
+        return []
+    if not server.host.startswith("127."):
         raise CannotRun(
             f"{sockets} connections need as many local ports, and there are {ports} ({low}-{high}): "
             "widen net.ipv4.ip_local_port_range, or lower --connections and --idle"
         )
+    # Not to the last port of each: others need some, too, and the last ones take the kernel long to find.
+    count = -(-sockets // max(ports * 9 // 10, 1))
+    return [f"127.0.{1 + index // 250}.{1 + index % 250}" for index in range(count)]
 
 
 def pick_cores(pin: bool | None, spawned: bool) -> tuple[list[int] | None, list[int] | None]:

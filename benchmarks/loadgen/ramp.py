@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.loadgen.clients import GENERATOR_LIMITS, CheckedClient, clock_ns
+from benchmarks.loadgen.clients import CheckedClient, clock_ns
+from benchmarks.loadgen.opener import Opener
 from evloop.net.eventloop import EventLoop
 
 _TICK_S = 0.005
@@ -18,7 +19,7 @@ class Ramp:
 
     Args:
         clients: what to connect, the first one first.
-        target: host and port.
+        opener: what connects them.
         base: how many are opened by `start`; the rest waits for `go_on`.
         per_s: the rate.
         on_base: called once when these are open, or have failed.
@@ -32,7 +33,7 @@ class Ramp:
         self,
         loop: EventLoop,
         clients: list[CheckedClient],
-        target: tuple[str, int],
+        opener: Opener,
         *,
         base: int,
         per_s: float,
@@ -41,7 +42,7 @@ class Ramp:
     ) -> None:
         self._loop = loop
         self._clients = clients
-        self._target = target
+        self._opener = opener
         self._per_s = per_s
         self._on_base = on_base
         self._on_all = on_all
@@ -69,7 +70,7 @@ class Ramp:
             client = self._waiting.pop()
             self._connecting.add(client)
             client.connecting_ns = clock_ns()
-            self._loop.connect(client, *self._target, timeout_s=_CONNECT_TIMEOUT_S, limits=GENERATOR_LIMITS)
+            self._opener.open(client, _CONNECT_TIMEOUT_S)
         if self._connecting or total - len(self._waiting) < self._limit:
             self._loop.call_later(_TICK_S, self._open_due)
         elif not self._at_base:

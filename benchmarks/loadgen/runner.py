@@ -14,6 +14,7 @@ from benchmarks.loadgen.coordinator import Coordinator, Progress
 from benchmarks.loadgen.options import Options
 from benchmarks.loadgen.settings import SCHEMA, SCHEMA_VERSION, Settings
 from benchmarks.loadgen.target import Target, default_command, null_server_command, running_server, spawned_server
+from evloop.net.endpoint import Endpoint
 
 
 def no_progress(phase: str, done: float, replies: int) -> None:
@@ -24,7 +25,7 @@ def run_once(
     settings: Settings,
     *,
     spawn: str | None = None,
-    server: tuple[str, int] | None = None,
+    server: Endpoint | None = None,
     server_log: str | None = None,
     pin: bool | None = None,
     progress: Progress = no_progress,
@@ -49,7 +50,7 @@ def run_once(
     server_cores, _ = preflight.pick_cores(pin, server is None)
     target: AbstractContextManager[Target]
     if server is not None:
-        target = nullcontext(running_server(*server))
+        target = nullcontext(running_server(server))
     else:
         default = null_server_command() if settings.null else default_command(settings.sockets)
         target = spawned_server(spawn or default, server_cores, server_log)

@@ -15,6 +15,11 @@ import psutil
 
 from benchmarks.common.paths import ROOT
 from benchmarks.common.processes import NotStarted, started
+from evloop.charcount.connecting import open_socket
+from evloop.charcount.wire import ClientTimeoutError
+from evloop.errors import ConnectError
+from evloop.net.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
+from evloop.server.unixsockets import peer_credentials
 
 
 class CannotRun(Exception):
@@ -26,13 +31,13 @@ class Target:
     """A server that accepts connections.
 
     Attributes:
+        endpoint: where; of TCP with an address and not a name.
         pids: its process, or processes; empty if it runs elsewhere, or belongs to somebody else.
         spawned: it was started for this run, and is stopped after it.
         command: how it was started.
     """
 
-    host: str
-    port: int
+    endpoint: TcpEndpoint | UnixEndpoint
     pids: tuple[int, ...]
     spawned: bool
     command: str | None = None
@@ -102,7 +107,7 @@ def spawned_server(command: str, cores: list[int] | None, log_path: str | None =
 
     try:
         with started(argv, ready, cores=cores, log=_open_log(log_path)) as (pid, _):
-            yield Target("127.0.0.1", port, (pid,), True, shlex.join(argv))
+            yield Target(TcpEndpoint("127.0.0.1", port), (pid,), True, shlex.join(argv))
     except NotStarted as error:
         raise CannotRun(str(error)) from None
 
@@ -116,12 +121,22 @@ def _open_log(path: str | None) -> IO[bytes] | None:
         raise CannotRun(f"cannot write {path}: {error.strerror}") from None
 
 
-def running_server(host: str, port: int) -> Target:
+def running_server(endpoint: Endpoint) -> Target:
     """A server that runs already.
 
     Raises:
         CannotRun: nothing accepts connections there.
     """
+    nobody = CannotRun(f"nothing accepts connections at {endpoint}: start the server, or leave out --server")
+    if isinstance(endpoint, UnixEndpoint):
+        try:
+            with open_socket(endpoint, 1.0) as probe:
+                listens = peer_credentials(probe)
+        except (ConnectError, ClientTimeoutError):
+            raise nobody from None
+        return Target(endpoint, () if listens is None else (listens[0],), False)
+    assert isinstance(endpoint, TcpEndpoint)
+    host, port = endpoint.host, endpoint.port
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name with an empty or overlong label
@@ -129,8 +144,8 @@ def running_server(host: str, port: int) -> Target:
     # A name may have addresses at which nobody listens; all connections go to the first at which somebody does.
     for numeric in (str(address[0]) for *_, address in found):
         if accepts(numeric, port):
-            return Target(numeric, port, tuple(sorted(_listening_pids(numeric, port))), False)
-    raise CannotRun(f"nothing accepts connections at {host}:{port}: start the server, or leave out --server")
+            return Target(TcpEndpoint(numeric, port), tuple(sorted(_listening_pids(numeric, port))), False)
+    raise nobody
 
 
 def _listening_pids(host: str, port: int) -> set[int]:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 
+from evloop.charcount.connecting import DEFAULT_HOST, connect_wire, server_endpoint
 from evloop.charcount.wire import (
     ClientTimeoutError,
     ConnectionLostError,
@@ -13,10 +14,9 @@ from evloop.charcount.wire import (
     ReplyLines,
     ReplyTooLongError,
     UnexpectedReplyError,
-    Wire,
-    open_socket,
 )
 from evloop.errors import ConnectError, EvloopError
+from evloop.net.endpoint import Endpoint
 
 __all__ = [
     "CharCountClient",
@@ -29,8 +29,6 @@ __all__ = [
     "encode_message",
 ]
 
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 12345
 DEFAULT_TIMEOUT_S = 10.0
 
 # In flight at most, so that memory stays flat: enough to keep both sides busy over a long round trip.
@@ -75,19 +73,25 @@ class CharCountClient:
     """A connection to a server in line framing. Use it as a context manager, or `close` it.
 
     Args:
-        host, port: where the server listens.
+        host, port: where the server listens: a name or an address, and a port (default: 12345); or in one argument an
+            endpoint, or its text (``"unix:/run/x"``: see `evloop.net.endpoint`). Addresses of a name race.
         timeout_s: the longest wait for the connection, all addresses of the name together, and for the server to give a
             whole answer, or to take more of what is sent.
 
     Raises:
         ConnectError: the server can't be found or reached.
         ClientTimeoutError: it does not answer in time.
+        EndpointError: there can't be an endpoint like that.
     """
 
     def __init__(
-        self, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, *, timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        host: str | Endpoint = DEFAULT_HOST,
+        port: int | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
-        self._wire = Wire(open_socket(host, port, timeout_s))
+        self._wire = connect_wire(server_endpoint(host, port), timeout_s)
         self._timeout_s = timeout_s
         self._deadline = Deadline(timeout_s)
         self._reply_lines = ReplyLines()

@@ -15,17 +15,11 @@ lid, for longer than any time-out; then `Deadline` finds that its time has passe
 
 from __future__ import annotations
 
-import _thread
-import errno
 import selectors
 import socket
 import time
 
-from evloop.errors import ConnectError, EvloopError
-
-TYPE_CHECKING = False  # importing typing for it would slow down every start
-if TYPE_CHECKING:
-    from typing import Any
+from evloop.errors import EvloopError
 
 _RECV_BYTES = 65536
 # A reply is a few bytes; with a template of the server's it may be longer, but not for ever. Not less than what is
@@ -34,9 +28,9 @@ _MAX_REPLY_BYTES = 65536
 # Of a reply that nobody asked for, so much is shown.
 _SHOWN_BYTES = 60
 # A wait that took so much longer than asked says that the process was stopped meanwhile.
-_OVERRUN_S = 0.1
+OVERRUN_S = 0.1
 # And then this is how long the server gets, at most, since it may have been stopped, too.
-_GRACE_S = 1.0
+GRACE_S = 1.0
 
 
 class ReplyTooLongError(EvloopError):
@@ -66,120 +60,6 @@ class ConnectionLostError(EvloopError):
 
 class ClientTimeoutError(EvloopError, TimeoutError):
     """The server did not answer in time."""
-
-
-# ---------------------------------------------------------------------- connecting
-
-
-def open_socket(host: str, port: int, timeout_s: float) -> socket.socket:
-    """A connected socket. The caller closes it.
-
-    Args:
-        host, port: where to. Each address of the name is tried; one that does not answer gets its share of the time.
-        timeout_s: for all of it: the name and every address.
-
-    Raises:
-        ConnectError: in one line, what happened and what to do.
-        ClientTimeoutError: no answer in ``timeout_s`` seconds.
-    """
-    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    ends = time.monotonic() + timeout_s
-    try:
-        addresses = _addresses(host, port, timeout_s)
-    except ClientTimeoutError:  # an OSError, too
-        raise
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConnectError(f"cannot resolve {host!r}: {reason}; check --host") from None
-    failure = OSError("it has no address")
-    while addresses:
-        # Not 0, which would mean not to wait at all.
-        share_s = max((ends - time.monotonic()) / len(addresses), 0.001)
-        family, _, _, _, address = addresses.pop(0)
-        try:
-            return _connected_socket(family, address, share_s)
-        except OSError as error:
-            failure = error
-    if isinstance(failure, TimeoutError):
-        raise ClientTimeoutError(f"cannot connect to {target}: no answer in {timeout_s:g} s")
-    if isinstance(failure, ConnectionRefusedError):
-        raise ConnectError(f"cannot connect to {target}: nothing listens there; start charcount-server")
-    raise ConnectError(f"cannot connect to {target}: {failure.strerror or failure}")
-
-
-def _addresses(host: str, port: int, timeout_s: float) -> list[Any]:
-    """As `socket.getaddrinfo` returns them, in bounded time.
-
-    Raises:
-        OSError, UnicodeError: there is none.
-        ClientTimeoutError: nobody knew in time.
-    """
-    name = _encode_host(host)
-    try:
-        return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        pass  # a name
-    # The system's resolver knows no time-out, and may take minutes. So a thread asks it, which is left alone when the
-    # time is over. Not by the module threading, which takes long to load.
-    answers: list[list[Any] | Exception] = []
-    answered = _thread.allocate_lock()
-    answered.acquire()
-
-    def ask() -> None:
-        try:
-            answers.append(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
-        except Exception as error:
-            answers.append(error)
-        finally:
-            answered.release()
-
-    try:
-        _thread.start_new_thread(ask, ())
-    except RuntimeError:  # no more threads to be had
-        ask()
-    answered.acquire(timeout=min(timeout_s, _thread.TIMEOUT_MAX))
-    if not answers:
-        raise ClientTimeoutError(f"cannot resolve {host!r}: no answer in {timeout_s:g} s")
-    answer = answers[0]
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _encode_host(host: str) -> str | bytes:
-    """The host as `socket.getaddrinfo` takes it, in bytes where they are the same in IDNA.
-
-    For a str it loads the IDNA codec, which takes longer than to connect and get an answer.
-    """
-    plain = host.isascii() and all(0 < len(label) < 64 for label in host.split("."))
-    return host.encode() if plain else host
-
-
-def _connected_socket(family: int, address: Any, timeout_s: float) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout_s)
-        try:
-            sock.connect(address)
-        except TimeoutError:
-            if _peer(sock) is None:  # it is connected if this process was stopped meanwhile
-                raise
-        # To connect to a port of the range that the kernel takes its own ports from can succeed though nobody listens
-        # there: when it happens to take that very port for this socket. That is TCP's simultaneous open, with oneself.
-        if _peer(sock) == sock.getsockname():
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _peer(sock: socket.socket) -> object:
-    try:
-        return sock.getpeername()
-    except OSError:
-        return None  # not connected, or not any more
 
 
 # ---------------------------------------------------------------------- time
@@ -220,8 +100,8 @@ class Deadline:
         began = time.monotonic()
         wait_s = max(self._ends - began, 0)
         ready = selector.select(wait_s)
-        if not ready and time.monotonic() - began > wait_s + _OVERRUN_S:
-            ready = selector.select(min(self._timeout_s, _GRACE_S))
+        if not ready and time.monotonic() - began > wait_s + OVERRUN_S:
+            ready = selector.select(min(self._timeout_s, GRACE_S))
         return ready, not ready or wait_s == 0
 
     def error(self) -> ClientTimeoutError:

@@ -38,6 +38,10 @@ from evloop.net.stream import (
     Stream,
 )
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from evloop.net.tlsinfo import TLSInfo
+
 _OPEN = State.OPEN
 _HALF_OPEN = State.HALF_OPEN
 _HALF_CLOSED = State.HALF_CLOSED
@@ -112,7 +116,7 @@ class Connection(Stream):
         Raises:
             OSError: the poller can't watch one more descriptor. The connection is closed then.
         """
-        self._register()
+        self._register(self._handle_readable)
         self._established()
 
     def _established(self) -> None:
@@ -238,6 +242,11 @@ class Connection(Stream):
         return state is not _OPEN and state is not _HALF_OPEN and state is not _HALF_CLOSED
 
     @property
+    def tls(self) -> TLSInfo | None:
+        """What was agreed on with TLS, the peer's certificate too; None on a connection without, or not made yet."""
+        return None
+
+    @property
     def unsent_bytes(self) -> int:
         """Written and not yet taken by the kernel; also what it has not been offered yet."""
         waiting = 0 if self.batch is None else sum(map(len, self.batch))
@@ -247,14 +256,6 @@ class Connection(Stream):
     def paused(self) -> bool:
         """True while it is not read, because the protocol asked for that or because too much is unsent."""
         return self._pause & ~PAUSED_BY_TURN != 0
-
-    @property
-    def stalled(self) -> bool:
-        """True when the kernel did not take all that was written: the peer reads slower than we write.
-
-        Also between several writes in one pass and the end of that pass.
-        """
-        return type(self._unsent) is SendQueue
 
     @property
     def socket(self) -> socket.socket:
@@ -291,7 +292,7 @@ class Connection(Stream):
         if self.state is _HALF_OPEN and (self.protocol.keep_half_open or self._holds):
             self._update_interest()  # an end that is not taken off the poller would be reported for ever
         elif not len(self._unsent):
-            self._teardown(None)  # the common end of a connection: nothing is left to be said
+            self._finish()  # the common end of a connection: nothing is left to be said
         else:
             self.state = _FLUSHING
             self._update_interest()

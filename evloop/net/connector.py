@@ -58,6 +58,7 @@ class Connector:
         source: the local address to connect from: a family, and what a socket of that family is bound to.
         on_opening: called with the connection before its protocol knows of it.
         on_closed: called when a connection that was opening is over, with it and the reason.
+        connection_factory: makes the connection: called as `Connection` is.
 
     Attributes:
         peer: where to, as text.
@@ -77,6 +78,7 @@ class Connector:
         source: Address | None = None,
         on_opening: Callable[[Connection], object] | None = None,
         on_closed: Callable[[Connection, Exception | None], None] | None = None,
+        connection_factory: Callable[..., Connection] = Connection,
     ) -> None:
         self.loop = loop
         self.limits = limits
@@ -87,6 +89,7 @@ class Connector:
         self._source = source
         self._on_opening = on_opening
         self._on_closed = on_closed
+        self._make_connection = connection_factory
         self._written: list[bytes] = []
         self._closing = False  # once connected
         self._cancelled = False
@@ -218,7 +221,8 @@ class Connector:
         connection: Connection | None = None
         try:
             set_stream_options(sock)
-            connection = Connection(self.loop, sock, attempt.peer or self.peer, protocol, self.limits, self._on_closed)
+            peer = attempt.peer or self.peer
+            connection = self._make_connection(self.loop, sock, peer, protocol, self.limits, self._on_closed)
             if self._on_opening is not None:
                 self._on_opening(connection)
             connection.write(b"".join(self._written))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from evloop.core.threads import ThreadPool
     from evloop.net.connector import Connector
     from evloop.net.endpoint import Endpoint
+    from evloop.net.tlssettings import TLSClientSettings
     from evloop.protocols.handlers import Handler
 
     T = TypeVar("T")
@@ -73,6 +74,7 @@ class EventLoop(Loop):
         limits: Limits | None = None,
         source_address: tuple[str, int] | None = None,
         enforce_timeouts: bool = False,
+        tls: TLSClientSettings | None = None,
     ) -> Connector:
         """Open a connection and hand it to ``protocol``. Never blocks.
 
@@ -91,12 +93,14 @@ class EventLoop(Loop):
             enforce_timeouts: end the connection by the ``idle_timeout_s``, ``message_timeout_s`` and
                 ``write_timeout_s`` of ``limits``, as a server does. Otherwise none of them does: an owner of an
                 outgoing connection often knows better what to wait for, and uses `call_later`.
+            tls: connect by TLS, with these settings. ``on_connect`` comes when its handshake is done, for which it has
+                a time of its own.
 
         Returns:
             the attempt, which can be cancelled.
 
         Raises:
-            ValueError: there can't be an endpoint or a source address like that.
+            ValueError: there can't be an endpoint, a source address or a TLS server's name like that.
         """
         if not isinstance(protocol, Protocol):
             from evloop.protocols.handlers import Handlers  # here, as who does not need it does not load it
@@ -120,6 +124,7 @@ class EventLoop(Loop):
             source=None if source_address is None else source_of(source_address, endpoint),
             on_opening=None if timeouts is None else timeouts.add,
             on_closed=None if timeouts is None else timeouts.forget,
+            connection_factory=Connection if tls is None else tls.factory(getattr(endpoint, "host", "localhost")),
         )
 
 

@@ -16,7 +16,6 @@ _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 # The first 12 bytes of an IPv4 address that is written as an IPv6 one.
 _MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 
-
 # For SO_LINGER: on, with no time.
 _RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 

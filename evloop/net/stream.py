@@ -16,8 +16,7 @@ Its states are in `evloop.net.state`; `_teardown` is the only way to the last of
 itself is closed by the loop at the end of the pass, so no number is used again while events of this pass that mention
 it may still be waiting.
 
-What all this means to a protocol is told by the class built on it, `evloop.net.connection.Connection`, in the
-methods that are abstract here. The hot path does not know them.
+What it means to a protocol is told by `evloop.net.connection.Connection`, in the methods that are abstract here.
 """
 
 from __future__ import annotations
@@ -104,14 +103,14 @@ class Stream:
         self._linger: Linger | None = None
         self._on_data: Callable[[bytes], bytes | None]
 
-    def _register(self) -> None:
-        """Watch the socket: the first of the two steps of opening.
+    def _register(self, handler: Handler) -> None:
+        """Watch the socket and call ``handler`` when it is readable: the first of the two steps of opening.
 
         Raises:
             OSError: the poller can't watch one more descriptor. The stream is closed then.
         """
         try:
-            self.loop.poller.register(self._socket.fileno(), READ, self._handle_readable)
+            self.loop.poller.register(self._socket.fileno(), READ, handler)
         except OSError:
             self.state = _CLOSED
             self._socket.close()
@@ -133,6 +132,8 @@ class Stream:
         size = len(data)
         self.bytes_received += size
         if size >= FIRST_RECV_BYTES and (size == self._recv_bytes or size > MAX_PIECE_BYTES):
+            if size == self._recv_bytes:
+                self._recv_bytes = larger_recv_bytes(size)
             self._take_turn(data)
             return
         try:
@@ -160,8 +161,6 @@ class Stream:
     def _take_turn(self, data: bytes) -> None:
         """Hand over what was received piece by piece, until the turn is over; hold the rest for the next one."""
         size = len(data)
-        if size == self._recv_bytes:
-            self._recv_bytes = larger_recv_bytes(size)
         message_end = self._message_end()
         end = size if message_end is None else piece_end(data, 0, message_end)
         try:
@@ -239,9 +238,7 @@ class Stream:
             self.loop.pending_writes.append(self)
             return
         if isinstance(unsent, bytes):
-            queue = SendQueue()
-            queue.append(unsent)
-            self._unsent = unsent = queue
+            unsent = self._queue_of(unsent)
         before = len(unsent)
         unsent.append(data)
         self._queued(unsent, before)
@@ -252,8 +249,8 @@ class Stream:
             data = as_bytes(reply, callback)
         except CallbackResultError as error:
             self._callback_failed(error)
-        else:
-            self._enqueue(data)
+            return
+        self._enqueue(data)
 
     def flush(self) -> None:
         """Send what was written in this pass: for the loop, in step 5 of a pass."""
@@ -272,17 +269,20 @@ class Stream:
         if sent == len(data):
             self._unsent = b""
         else:
-            self._unsent = queue = SendQueue()
-            queue.append(data[sent:])
-            self._queued(queue, len(queue))
+            self._queued(self._queue_of(data[sent:]), len(data) - sent)
         self._sent()
 
+    def _queue_of(self, data: bytes) -> SendQueue:
+        self._unsent = queue = SendQueue()
+        queue.append(data)
+        return queue
+
     def _flush(self) -> None:
-        """Send what the socket takes of the queue, and do what follows from how much is left."""
+        """Send what the socket takes of the queue, and see what follows from how much is left."""
         if self.state is _CLOSED:
             return
         queue = self._unsent
-        if type(queue) is SendQueue:
+        if isinstance(queue, SendQueue) and queue is not NOTHING_MORE:
             before = len(queue)
             failed: OSError | None = None
             try:
@@ -299,6 +299,12 @@ class Stream:
         self._sent()
 
     # ------------------------------------------------------------------ interest
+
+    @property
+    def stalled(self) -> bool:
+        """True when the kernel did not take all that was written: the peer reads slower than we write. Also between
+        several writes in one pass and the end of that pass."""
+        return type(self._unsent) is not bytes and self._unsent is not NOTHING_MORE
 
     def _set_pause(self, pause: int) -> None:
         if pause != self._pause:
@@ -318,7 +324,7 @@ class Stream:
             events, handler = READ, self._linger.handle_readable
         elif not self._pause and (state is _OPEN or state is _HALF_CLOSED):
             events = READ
-        if type(self._unsent) is SendQueue:
+        if self.stalled:
             # Also registered when the queue has yet to be tried: then this costs one more pass, and nothing else.
             handler = self._handle_both if events else self._flush
             events |= WRITE
@@ -389,8 +395,6 @@ class Stream:
 
     def _over(self, error: Exception | None) -> None:
         """Nothing more will be received, nor sent."""
-        raise NotImplementedError
 
     def _gone(self, error: Exception | None) -> None:
         """The descriptor is about to be closed."""
-        raise NotImplementedError

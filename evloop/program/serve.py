@@ -7,18 +7,22 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from evloop.core.loop import Loop
-from evloop.errors import ListenError
+from evloop.errors import EndpointError, ListenError
 from evloop.limits import Limits
 from evloop.log import INFO, NOTICE, Logger, load, say
 from evloop.net.eventloop import EventLoop
 from evloop.net.protocol import Protocol
+from evloop.program.systemd import take_inherited
 from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server.server import Server
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from evloop.net.endpoint import Endpoint
+    from evloop.net.tlssettings import TLSServerSettings
     from evloop.protocols.handlers import Handler
     from evloop.server.stats import Value
+    from evloop.server.unixsockets import UnixAccess
 
 _log = Logger("evloop.server")
 
@@ -33,10 +37,12 @@ EXIT_CANNOT_LISTEN = 3
 
 def serve(
     protocol_factory: Callable[[], Protocol] | Handler,
-    host: str = "127.0.0.1",
-    port: int = 0,
+    host: str | Endpoint | None = None,
+    port: int | None = None,
     *,
+    unix: UnixAccess | None = None,
     limits: Limits | None = None,
+    tls: TLSServerSettings | None = None,
     on_listening: Callable[[list[str]], object] | None = None,
     on_start: Callable[[EventLoop, Server], Iterable[Server] | None] | None = None,
 ) -> None:
@@ -49,10 +55,14 @@ def serve(
     Args:
         protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass. Or a handler, an ``async
             def`` function of a stream.
-        host, port: where to listen; port 0 lets the kernel pick one.
+        host, port: where to listen, as for `Server.listen`; port 0 lets the kernel pick one. With neither, on the
+            sockets that the process was started with (see `evloop.program.systemd`); without any, on a port of
+            127.0.0.1.
+        unix: who may connect, if it is a Unix socket.
         limits: what bounds it. Off by default are ``idle_timeout_s``, ``message_timeout_s`` and
             ``max_connections_per_address``, whose right values only you know: set them for a server that faces
             strangers. `Limits` says why, and suggests some.
+        tls: serve by TLS, with these certificates, which are read again when their files change.
         on_listening: called with the addresses once it listens. Default: they are printed on stderr.
         on_start: called with loop and server before the loop runs: for timers, outgoing connections, other servers.
             Those that it returns, in a list, are stopped with the first.
@@ -65,13 +75,15 @@ def serve(
         servers = [Server(loop, protocol_factory, limits)]
         try:
             try:
-                addresses = servers[0].listen(host, port)
+                addresses = _listen(servers[0], host, port, unix, tls)
                 more = None if on_start is None else on_start(loop, servers[0])
             except ListenError as error:
                 say(str(error))
                 raise SystemExit(EXIT_CANNOT_LISTEN) from None
             servers += more or ()
             prepare(loop, *servers)
+            if tls is not None:
+                tls.watch(loop)
             if on_listening is None:
                 say("listening on " + ", ".join(addresses))
             else:
@@ -80,6 +92,22 @@ def serve(
         finally:
             for server in servers:
                 server.abort()  # nothing is left to abort, unless this ends by an exception
+
+
+def _listen(
+    server: Server,
+    host: str | Endpoint | None,
+    port: int | None,
+    unix: UnixAccess | None,
+    tls: TLSServerSettings | None,
+) -> list[str]:
+    inherited = take_inherited() if host is None and port is None else {}
+    if inherited:
+        return [address for endpoint in inherited for address in server.listen(endpoint, unix=unix, tls=tls)]
+    try:
+        return server.listen(host, port, unix=unix, tls=tls)
+    except EndpointError as error:
+        raise ListenError(str(error)) from None
 
 
 def prepare(loop: Loop, *servers: Server) -> None:

@@ -1,4 +1,4 @@
-"""Which process listens on a port: for the error message that says why we can't."""
+"""Which process listens where we want to: for the error message that says why we can't."""
 
 from __future__ import annotations
 
@@ -21,11 +21,19 @@ def owner_of_port(port: int) -> str | None:
         try:
             descriptors = process / "fd"
             if any(os.readlink(descriptors / number) in wanted for number in os.listdir(descriptors)):
-                name = (process / "comm").read_text(errors="replace").strip()  # a process may call itself anything
-                return f"{''.join(c if c.isprintable() else '?' for c in name)} (pid {process.name})"
+                return process_name(int(process.name))
         except OSError:  # not ours to look at, or gone meanwhile
             continue
     return None
+
+
+def process_name(pid: int) -> str:
+    """A process, as ``name (pid 123)``; without a name where it can't be told."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()  # a process may call itself anything
+    except OSError:
+        return f"a process (pid {pid})"
+    return f"{''.join(c if c.isprintable() else '?' for c in name)} (pid {pid})"
 
 
 def _listening_inodes(port: int) -> set[str]:

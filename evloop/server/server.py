@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 
 from evloop.core.loop import Loop
-from evloop.core.timers import Timer
 from evloop.errors import LimitError, ListenError
 from evloop.limits import Limits
 from evloop.log import WARNING, Logger
@@ -16,16 +15,22 @@ from evloop.net.connection import Connection
 from evloop.net.protocol import Protocol, is_handler
 from evloop.net.sockets import origin, peer_text
 from evloop.net.sweeper import Sweeper
+from evloop.server.countdown import Countdown
 from evloop.server.descriptors import affordable_connections
-from evloop.server.listener import Listener, open_listeners
+from evloop.server.listener import Listener
+from evloop.server.opening import UNIX, endpoint_to_listen_on, open_endpoint
+from evloop.server.room import make_room
 from evloop.server.stats import ServerStats
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
+    from evloop.net.endpoint import Endpoint
+    from evloop.net.tlssettings import TLSServerSettings
     from evloop.protocols.handlers import Handler, Handlers
     from evloop.server.stats import Value
+    from evloop.server.unixsockets import UnixAccess
 
     # What makes a connection: called with the same as `Connection`, which is the default.
     ConnectionFactory = Callable[..., Connection]
@@ -36,13 +41,10 @@ _log = Logger("evloop.server")
 # once: each needs a descriptor.
 _MAX_REFUSALS = 16
 
-# A drain counts the time in which the process runs, in so many steps; none is longer than this.
-_DRAIN_STEPS = 8
-_DRAIN_STEP_S = 1.0
 
-# When memory has run out: how much is to be had again, and which share of the connections that may cost.
-_MAKE_ROOM_BYTES = 1024 * 1024
-_MAKE_ROOM_FRACTION = 16
+def refusal_words(limit: str, number: int) -> str:
+    """Why a client is refused, for its eyes and for the log."""
+    return f"{limit} {'uid' if limit == 'uid-not-allowed' else 'limit'} {number}"
 
 
 class Server:
@@ -72,7 +74,7 @@ class Server:
         protocol_factory: Callable[[], Protocol] | Handler,
         limits: Limits | None = None,
         *,
-        refusal: Callable[[str, int], bytes] = lambda limit, number: b"ERR %s limit %d\n" % (limit.encode(), number),
+        refusal: Callable[[str, int], bytes] = lambda *why: b"ERR " + refusal_words(*why).encode() + b"\n",
     ) -> None:
         self.loop = loop
         self.limits = Limits() if limits is None else limits
@@ -92,9 +94,10 @@ class Server:
         self._forget_connection = self._forget  # one bound method for all connections
         self.stopping = False
         self.aborted = False
-        self._drain_timer: Timer | None = None
+        self._countdown: Countdown | None = None
         self._on_stopped: list[Callable[[], object]] = []
         self._sweeper = Sweeper(loop, self.connections, self.limits)
+        self._make_room = partial(make_room, loop, self.connections)
         loop.memory.givers.append(self._make_room)
 
     def _affordable(self, wanted: int) -> int:
@@ -110,26 +113,43 @@ class Server:
     # ------------------------------------------------------------------ life
 
     def listen(
-        self, host: str = "127.0.0.1", port: int = 0, *, connection_factory: ConnectionFactory = Connection
+        self,
+        host: str | Endpoint | None = None,
+        port: int | None = None,
+        *,
+        unix: UnixAccess | None = None,
+        tls: TLSServerSettings | None = None,
+        connection_factory: ConnectionFactory = Connection,
     ) -> list[str]:
-        """Accept connections on every address of ``host``.
+        """Accept connections on every address of ``host``, or wherever an endpoint says.
 
         Args:
-            host, port: where; port 0 lets the kernel pick one.
+            host, port: a name or an address, ``""`` for all of this machine, and a port, 0 for one that the kernel
+                picks; or in one argument an endpoint, or its text (``"[::1]:80"``, ``"unix:/run/x"``, ``"fd:3"``: see
+                `evloop.net.endpoint`). Default: any port of 127.0.0.1.
+            unix: who may connect, if it is a Unix socket.
+            tls: the connections accepted there speak TLS, with these certificates.
             connection_factory: makes the connections accepted there, a subclass of `Connection` as a rule; called as
                 that is.
 
         Returns:
-            the addresses it really listens on, as text; with port 0 they say which one the kernel picked.
+            the addresses it really listens on, as the text of endpoints; with port 0 they say which one the kernel
+            picked.
 
         Raises:
             ListenError: in one line, what happened and what to do.
+            EndpointError: there can't be an endpoint like that.
         """
-        sockets = open_listeners(host, port, self.limits.backlog)
+        endpoint = endpoint_to_listen_on(host, port)
+        if tls is not None:
+            connection_factory = tls.connection
+        elif endpoint.tls and connection_factory is Connection:
+            raise ListenError(f"cannot listen on {endpoint}: give its certificates (tls=)")
+        sockets = open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
         added: list[Listener] = []
         try:
             for sock in sockets:
-                added.append(self.add_listener(sock, connection_factory))
+                added.append(self.add_listener(sock, connection_factory, unix=unix))
         except BaseException as error:
             for listener in added:
                 self.listeners.remove(listener)
@@ -139,16 +159,33 @@ class Server:
             if isinstance(error, OSError):
                 raise ListenError(f"cannot wait for connections: {error.strerror or error}") from None
             raise
+        if endpoint.tls:
+            for listener in added:
+                listener.address = f"tls:{listener.address}"
         return [listener.address for listener in added]
 
-    def add_listener(self, sock: socket.socket, connection_factory: ConnectionFactory = Connection) -> Listener:
+    def add_listener(
+        self,
+        sock: socket.socket,
+        connection_factory: ConnectionFactory = Connection,
+        *,
+        unix: UnixAccess | None = None,
+    ) -> Listener:
         """Accept connections on a socket that listens already and does not block. Owns it, unless this raises.
+
+        Args:
+            connection_factory, unix: as for `listen`; of ``unix`` only the users.
 
         Raises:
             OSError: it can't be watched.
         """
         limits = self.limits
-        accepted = partial(self._accepted, connection_factory, sock.family)
+        accepted: Callable[[socket.socket, Any], None] = partial(self._accepted, connection_factory, sock.family)
+        if sock.family == UNIX:
+            from evloop.server.unixsockets import UnixGate  # here, as few need it
+
+            refuse = partial(self._refuse, connection_factory)
+            accepted = UnixGate(accepted, refuse, None if unix is None else unix.uids)
         listener = Listener(
             self.loop, sock, limits.accepts_per_pass, accepted, self.stats.limits, limits.kernel_unsent_bytes
         )
@@ -171,7 +208,8 @@ class Server:
         if self.stopping:
             return
         self.stopping = True
-        self._drain_for(self.limits.drain_timeout_s)  # before anything that may go wrong
+        # Before anything that may go wrong.
+        self._countdown = Countdown(self.loop, self.limits.drain_timeout_s, self._drain_timed_out)
         for listener in self.listeners:
             # Not until there is none left: in a storm there always is one more. No more than these can have waited.
             if not listener.resting:
@@ -185,15 +223,6 @@ class Server:
     def _drain_connections(self) -> None:
         for connection in list(self.connections):
             connection.drain()
-
-    def _drain_for(self, left_s: float) -> None:
-        # By steps: of a time in which the process does not run, stopped or frozen, no more than one step counts. What
-        # clients sent and read meanwhile has yet to be dealt with.
-        step_s = min(left_s, self.limits.drain_timeout_s / _DRAIN_STEPS, _DRAIN_STEP_S)
-        if left_s - step_s > 0.001:
-            self._drain_timer = self.loop.call_later(step_s, self._drain_for, left_s - step_s)
-        else:
-            self._drain_timer = self.loop.call_later(left_s, self._drain_timed_out)
 
     def _drain_timed_out(self) -> None:
         left = len(self.connections)
@@ -213,8 +242,8 @@ class Server:
         self.aborted = self.aborted or bool(self.connections)
         for connection in [*self.connections, *self._refused]:
             connection.abort()
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
+        if self._countdown is not None:
+            self._countdown.cancel()
         if self._handlers is not None:
             self._handlers.abort()
         self._check_stopped()
@@ -225,8 +254,8 @@ class Server:
         for connection in list(self._refused):
             connection.abort()
         self._sweeper.stop()
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
+        if self._countdown is not None:
+            self._countdown.cancel()
         if self._make_room in self.loop.memory.givers:
             self.loop.memory.givers.remove(self._make_room)
         on_stopped, self._on_stopped = self._on_stopped, []
@@ -313,7 +342,7 @@ class Server:
         self, connection_factory: ConnectionFactory, sock: socket.socket, address: Any, limit: str, number: int
     ) -> None:
         self.stats.limits[limit] += 1
-        self.loop.log_limited(WARNING, "connection %s refused: %s limit %d", peer_text(address), limit, number)
+        self.loop.log_limited(WARNING, "connection %s refused: %s", peer_text(address), refusal_words(limit, number))
         try:
             text = self._refusal(limit, number)
         except Exception as error:
@@ -322,7 +351,8 @@ class Server:
         if len(self._refused) >= _MAX_REFUSALS:
             # No descriptor can be spared until it has read this; that it does is likely, not certain.
             try:
-                sock.send(text)
+                if connection_factory is Connection:  # TLS would take its time to say it
+                    sock.send(text)
                 sock.shutdown(socket.SHUT_WR)
             except OSError:
                 pass
@@ -343,25 +373,6 @@ class Server:
         self._refused.add(connection)
         connection.write(text)
         connection.close()
-
-    def _make_room(self) -> bool:
-        """Memory has run out: end those who hold most of it, the newest first among equals. False if there is nobody.
-
-        For the loop, which goes on then.
-        """
-        count = len(self.connections) // _MAKE_ROOM_FRACTION + 1
-        held = ((_held_bytes(connection), connection) for connection in reversed(self.connections))
-        freed = 0
-        ended = 0
-        for size, connection in sorted(held, key=lambda pair: pair[0], reverse=True)[:count]:
-            if freed >= _MAKE_ROOM_BYTES:
-                break
-            freed += size
-            ended += 1
-            connection.end_for(LimitError("memory", "memory has run out, and this connection held more than others"))
-        if ended:
-            self.loop.log_limited(WARNING, "out of memory: %d connections ended, which held %d bytes", ended, freed)
-        return ended > 0
 
     def _forget_refused(self, connection: Connection, error: Exception | None) -> None:
         self._refused.discard(connection)
@@ -394,12 +405,3 @@ class Server:
         self._wake_listeners()
         if self.stopping:
             self.loop.call_soon(self._check_stopped)
-
-
-def _held_bytes(connection: Connection) -> int:
-    """What a connection makes this process hold, as far as that is known."""
-    try:
-        unfinished = connection.protocol.held_bytes()
-    except Exception:  # it is asked when there is no memory; whatever is wrong shows when it is used
-        unfinished = 0
-    return connection.unsent_bytes + unfinished

@@ -169,14 +169,14 @@ def test_calibration_prints_the_ceiling(load: Load) -> None:
         ("--connections 0 --idle 5 --rate 3", "sends nothing"),
         ("--processes 5 -c 4", "more --processes"),
         ("--messages 2 --processes 3", "more --processes"),
-        ("--server nowhere", "is not HOST:PORT"),
+        ("--server nowhere", "is no endpoint: the port is missing; did you mean nowhere:PORT?"),
         ("--server 192.0.2.1:5 --pin", "on this machine"),
         ("--messages 1.5", "is not a whole number"),
         ("--duration 0", "is not a number of seconds"),
         ("--duration 10d", "is not a number of seconds above 0: write 10, 10s, 500ms, 2m or 1h"),
         ("--timeout s", "is not a number of seconds"),
         ("--timeout 5ks", "is not a number of seconds"),
-        ("--server 127.0.0.1:²", "is not HOST:PORT"),
+        ("--server 127.0.0.1:²", "is not the number of a port"),
     ],
 )
 def test_wrong_usage_is_status_2(arguments: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

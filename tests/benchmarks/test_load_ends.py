@@ -26,6 +26,7 @@ from benchmarks.common.patience import Heartbeat, Patience
 from benchmarks.loadgen import coordinator, target
 from benchmarks.loadgen.runner import run_once
 from benchmarks.loadgen.settings import Settings
+from evloop.net.endpoint import TcpEndpoint
 from paths import ROOT
 from waiting import wait_until
 
@@ -355,4 +356,4 @@ def test_a_probe_that_is_connected_to_itself_has_found_nobody(monkeypatch: pytes
     monkeypatch.setattr(target.socket, "create_connection", to_itself)
     assert not target.accepts("127.0.0.1", port)
     with pytest.raises(target.CannotRun, match="nothing accepts connections"):
-        target.running_server("127.0.0.1", port)
+        target.running_server(TcpEndpoint("127.0.0.1", port))

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.loadgen import preflight
 from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.target import CannotRun
+from evloop.net.endpoint import TcpEndpoint, UnixEndpoint
 
 
 class Limit:
@@ -51,9 +52,15 @@ def test_too_low_a_hard_limit_is_an_error_that_names_the_number(limit: Limit) ->
 def test_too_few_ports_are_an_error_that_names_them(tmp_path: Path) -> None:
     ports = tmp_path / "ip_local_port_range"
     ports.write_text("32768\t60999\n")
-    preflight.check_ports(28232, str(ports))
+    elsewhere = TcpEndpoint("192.0.2.1", 80)
+    assert preflight.source_addresses(28232, elsewhere, str(ports)) == []
     with pytest.raises(CannotRun, match=r"28233 connections .* there are 28232 \(32768-60999\)"):
-        preflight.check_ports(28233, str(ports))
+        preflight.source_addresses(28233, elsewhere, str(ports))
+    assert preflight.source_addresses(28233, UnixEndpoint("/run/cc"), str(ports)) == []
+    loopback = TcpEndpoint("127.0.0.1", 80)
+    assert preflight.source_addresses(28232, loopback, str(ports)) == []
+    assert preflight.source_addresses(28233, loopback, str(ports)) == ["127.0.1.1", "127.0.1.2"]
+    assert len(set(preflight.source_addresses(10_000_000, loopback, str(ports)))) == 394
 
 
 def test_a_ramp_steeper_than_the_backlog_is_warned_about(limit: Limit) -> None:

@@ -13,6 +13,7 @@ from benchmarks.loadgen.results import assemble
 from benchmarks.loadgen.sampling import Usage
 from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.target import Target
+from evloop.net.endpoint import TcpEndpoint
 
 Load = Callable[..., Any]
 
@@ -65,7 +66,7 @@ def make_result(parts: list[dict[str, Any]], settings: Settings = Settings(), **
         "cores": (None, None),
         "interrupted": False,
     }
-    return assemble(settings, Target("127.0.0.1", 1, (1,), True, "x"), parts, **arguments | changes)
+    return assemble(settings, Target(TcpEndpoint("127.0.0.1", 1), (1,), True, "x"), parts, **arguments | changes)
 
 
 def line_of(text: str, name: str) -> str:

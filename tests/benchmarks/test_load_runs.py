@@ -23,7 +23,7 @@ BRIEF = Settings(connections=4, duration_s=0.3, warmup_s=0.0, seed=1)
 
 def test_a_server_that_runs_already_is_found_and_measured() -> None:
     with spawned_server(default_command(100), None) as target:
-        result = run_once(BRIEF, server=(target.host, target.port))
+        result = run_once(BRIEF, server=target.endpoint)
         assert result["server"]["pids"] == list(target.pids)
         assert result["server"]["rss_max_bytes"] > 1 << 20
         assert result["generator"]["cores"] is None, "a server of somebody else's is not pinned, unless asked for"
@@ -57,7 +57,7 @@ def test_a_server_that_dies_ends_the_run_with_errors() -> None:
                 os.kill(target.pids[0], signal.SIGKILL)
 
         settings = Settings(connections=4, duration_s=30.0, warmup_s=0.0, seed=1)
-        result = run_once(settings, server=(target.host, target.port), progress=kill)
+        result = run_once(settings, server=target.endpoint, progress=kill)
     assert result["seconds"] < 20, "there was nobody left to talk to"
     assert result["errors"]["reset"] == 4
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from paths import SERVER
 from processes import Process, cpu_share, start_server
 from servers import RunningServer
 
@@ -55,3 +57,16 @@ def loop_cpu_share() -> Callable[[RunningServer], float]:
         return cpu_share(lambda: time.clock_gettime(clock))
 
     return share
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Process]]:
+    """Starts ``charcount-server`` and waits until it listens. Ended with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def serve_one(*arguments: str, listening: int = 1, **options: Any) -> Process:
+            process = stack.enter_context(Process([SERVER, *arguments], **options))
+            process.wait_for_log("listening on", listening)
+            return process
+
+        yield serve_one

@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from collections import Counter, deque
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -24,82 +25,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from evloop import Connection, EventLoop, Limits, Protocol
+from evloop import Connection, EventLoop
 from evloop.net.state import State
 from faults.faultysocket import FATAL, TRANSIENT, FaultySocket
+from faults.script import ABORT, CLOSE, FAIL, LIMITS, PAUSE, TALK, Script, pattern
 from waiting import DEADLINE_S, run_pass
-
-# What the protocol does when it finds one of these in what it receives.
-CLOSE, ABORT, FAIL, PAUSE, TALK = b"\1\2\3\4\5"
-
-LIMITS = Limits(
-    high_water_bytes=3000,
-    low_water_bytes=1000,
-    max_unsent_bytes=150_000,
-    linger_bytes=20_000,
-    linger_timeout_s=5,
-    write_timeout_s=None,
-)
 
 sizes = st.one_of(st.integers(1, 50), st.integers(1000, 9000))
 transient = st.one_of(st.sampled_from(TRANSIENT).map(lambda code: -code), sizes)
 
 passes = st.integers(0, 3)  # of the loop, after a step
-
-# No two stretches of it that are near each other are alike, and no byte of it is an order.
-_PATTERN = b"".join(b"%d," % number for number in range(20_000))
-
-
-def pattern(offset: int, size: int) -> bytes:
-    """Bytes that tell where in a stream they belong."""
-    start = offset % (len(_PATTERN) - 10_000)
-    return _PATTERN[start : start + size]
-
-
-class Script(Protocol):
-    """Echoes, and does what the bytes it receives tell it to. Notes what it was given and what it wrote."""
-
-    def __init__(self, keep_half_open: bool) -> None:
-        self.keep_half_open = keep_half_open  # type: ignore[misc]
-        self.received = bytearray()
-        self.written = bytearray()
-        self.events: list[str] = []
-
-    def on_connect(self) -> bytes:
-        self.events.append("connect")
-        self.written += b"hello"
-        return b"hello"
-
-    def on_data(self, data: bytes) -> bytes | None:
-        assert self.events[-1] == "connect", "data after EOF or close"
-        self.received += data
-        if FAIL in data:
-            raise RuntimeError("on purpose")
-        if TALK in data:
-            self.connection.write(b"talk")
-            self.written += b"talk"
-        if PAUSE in data:
-            self.connection.pause_reading()
-        if CLOSE in data:
-            self.connection.close()
-        if ABORT in data:
-            self.connection.abort()
-            return b"must never be sent"
-        if self.connection.state is State.HALF_CLOSED:
-            return None  # we have said that nothing more will come
-        self.written += data
-        return data
-
-    def on_eof(self) -> bytes | None:
-        self.events.append("eof")
-        if self.connection.state is not State.HALF_OPEN:
-            return None
-        self.written += b"bye"
-        return b"bye"
-
-    def on_close(self, error: Exception | None) -> None:
-        self.events.append("close")
-        self.error = error
 
 
 class Life(RuleBasedStateMachine):
@@ -139,9 +74,9 @@ class Life(RuleBasedStateMachine):
         self.peer_gone = False
         self.peer_saw_end = False
         self.owed = 0  # answers
-        self.connection = Connection(
+        self.connection = self.make_connection(
             self.loop,
-            self.socket,  # type: ignore[arg-type]
+            self.socket,
             "peer",
             self.protocol,
             LIMITS,
@@ -149,6 +84,14 @@ class Life(RuleBasedStateMachine):
             self.limits_hit,
         )
         self.connection.open()
+        self.meet()
+
+    def make_connection(self, *arguments: Any) -> Connection:
+        """For other kinds of connections."""
+        return Connection(*arguments)
+
+    def meet(self) -> None:
+        """What has to happen before both sides can speak."""
 
     @property
     def may_end(self) -> bool:
@@ -311,9 +254,12 @@ class Life(RuleBasedStateMachine):
     def no_byte_is_lost_repeated_or_reordered(self) -> None:
         assert self.protocol.written.startswith(self.peer_received)
         assert self.peer_sent.startswith(self.protocol.received)
-        assert self.protocol.written.startswith(self.socket.sent)
+        self.what_was_sent_was_written()
         assert self.connection.bytes_sent == len(self.socket.sent)
         assert self.connection.unsent_bytes <= LIMITS.max_unsent_bytes
+
+    def what_was_sent_was_written(self) -> None:
+        assert self.protocol.written.startswith(self.socket.sent)
 
     @invariant()
     def teardown_happens_exactly_once(self) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import evloop.server.listener
+import evloop.server.tcpsockets
 from evloop.errors import ListenError
-from evloop.server.listener import open_listeners
+from evloop.server.tcpsockets import open_listeners
 from paths import ROOT, SERVER
 from processes import listening_socket
 from waiting import DEADLINE_S, wait_until
@@ -125,7 +125,7 @@ def test_34_dual_stack_port_0_tries_another_port_if_only_one_family_has_it(monke
     """The port that the kernel picks for the first address may be taken on the second."""
     if not has_ipv6():
         pytest.skip("this machine has no IPv6 loopback address")
-    real = evloop.server.listener._open_listener
+    real = evloop.server.tcpsockets._open_listener
     picked: list[int] = []
 
     def taken_on_the_second(family: int, address: tuple, backlog: int) -> socket.socket:
@@ -134,7 +134,7 @@ def test_34_dual_stack_port_0_tries_another_port_if_only_one_family_has_it(monke
             raise OSError(errno.EADDRINUSE, "Address already in use")
         return real(family, address, backlog)
 
-    monkeypatch.setattr(evloop.server.listener, "_open_listener", taken_on_the_second)
+    monkeypatch.setattr(evloop.server.tcpsockets, "_open_listener", taken_on_the_second)
     sockets = open_listeners("", 0, 5)
     ports = {sock.getsockname()[1] for sock in sockets}
     for sock in sockets:

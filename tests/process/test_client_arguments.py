@@ -134,7 +134,7 @@ def test_cannot_resolve(host):
     assert (done.returncode, done.stdout) == (3, b"")
     line = one_line(done.stderr)
     assert line.startswith(f"charcount-client: cannot resolve {host!r}: ")
-    assert line.endswith("; check --host")
+    assert line.endswith("; check the name")
 
 
 def test_server_hangs_up_instead_of_answering():

@@ -8,6 +8,8 @@ import sys
 
 from evloop._version import __version__
 from evloop.charcount.cli.streams import write_stderr, write_stdout
+from evloop.errors import EndpointError
+from evloop.net.endpoint import parse_endpoint
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -102,6 +104,54 @@ def positive_number(text: str) -> int:
     if not 1 <= number <= _INT_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_INT_MAX}")
     return number
+
+
+def endpoint(text: str) -> str:
+    """An endpoint, in the one notation that it has (see `evloop.net.endpoint`)."""
+    try:
+        return str(parse_endpoint(text))
+    except EndpointError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def file_mode(text: str) -> str:
+    """Permissions of a file: an octal number from 0 to 777."""
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise argparse.ArgumentTypeError(f"{text!r} is no mode of a file: give an octal number from 0 to 777")
+    return f"{mode:03o}"
+
+
+def users(text: str) -> str:
+    """Users, by name or number, with commas between; empty for everybody."""
+    user_ids(text)
+    return text
+
+
+def user_ids(text: str) -> frozenset[int] | None:
+    """Their numbers; None for everybody.
+
+    Raises:
+        argparse.ArgumentTypeError: there is no user like that.
+    """
+    if not text:
+        return None
+    found = set()
+    for name in text.split(","):
+        name = name.strip()
+        if name.isascii() and name.isdigit():
+            found.add(int(name))
+            continue
+        try:
+            import pwd  # Windows has none
+
+            found.add(pwd.getpwnam(name).pw_uid)
+        except (ImportError, KeyError, ValueError):
+            raise argparse.ArgumentTypeError(f"there is no user {name!r}") from None
+    return frozenset(found)
 
 
 def _parse_int(text: str) -> int:

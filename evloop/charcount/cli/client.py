@@ -21,11 +21,16 @@ from evloop.charcount.cli.streams import (
 )
 from evloop.charcount.cli.terminal import typed_lines
 from evloop.charcount.client import (
-    DEFAULT_HOST,
-    DEFAULT_PORT,
     DEFAULT_TIMEOUT_S,
     CharCountClient,
     encode_message,
+)
+from evloop.charcount.connecting import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    connect_wire,
+    server_endpoint,
+    to_connect_to,
 )
 from evloop.charcount.pump import InputError, Pump
 from evloop.charcount.wire import (
@@ -35,9 +40,9 @@ from evloop.charcount.wire import (
     ReplyTooLongError,
     UnexpectedReplyError,
     Wire,
-    open_socket,
 )
-from evloop.errors import EvloopError
+from evloop.errors import EndpointError, EvloopError
+from evloop.net.endpoint import Endpoint, parse_endpoint
 
 EXIT_OK = 0
 EXIT_SERVER_ERROR = 1  # or what it sent is no reply, or stdout can't be written
@@ -187,9 +192,13 @@ def make_parser() -> argparse.ArgumentParser:
         "4 no answer in time, 6 the server sent a reply that no message asked for, 130 interrupted.",
     )
     parser.add_argument("text", nargs="*", metavar="TEXT", help="a message (put -- before one that begins with -)")
-    parser.add_argument("--host", default=DEFAULT_HOST, help="the server's name or address (default: %(default)s)")
+    parser.add_argument("--host", help=f"the server's name or address (default: {DEFAULT_HOST})")
+    parser.add_argument("-p", "--port", type=port_number, help=f"the server's port (default: {DEFAULT_PORT})")
     parser.add_argument(
-        "-p", "--port", type=port_number, default=DEFAULT_PORT, help="the server's port (default: %(default)s)"
+        "--connect",
+        type=endpoint_to_connect_to,
+        metavar="ENDPOINT",
+        help="instead of host and port: HOST:PORT, [IPV6]:PORT, unix:PATH or unix:@NAME",
     )
     parser.add_argument(
         "--timeout",
@@ -205,11 +214,20 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def endpoint_to_connect_to(text: str) -> Endpoint:
+    """An endpoint on the command line."""
+    try:
+        return to_connect_to(parse_endpoint(text))
+    except EndpointError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def run(args: argparse.Namespace, messages: list[bytes], output: Output) -> None:
     """Connect, and have the conversation that the arguments ask for."""
+    where = args.connect or server_endpoint(DEFAULT_HOST if args.host is None else args.host, args.port or DEFAULT_PORT)
     interactive = not messages and sys.stdin is not None and sys.stdin.isatty()
     if args.classic:
-        wire = Wire(open_socket(args.host, args.port, args.timeout))
+        wire = connect_wire(where, args.timeout)
         try:
             if interactive:
                 texts: Iterable[bytes] = typed_messages()
@@ -219,13 +237,13 @@ def run(args: argparse.Namespace, messages: list[bytes], output: Output) -> None
         finally:
             wire.close()
     elif messages or interactive:
-        with CharCountClient(args.host, args.port, timeout_s=args.timeout) as client:
+        with CharCountClient(where, timeout_s=args.timeout) as client:
             if messages:
                 send_arguments(client, messages, output)
             else:
                 converse(client, output)
     else:
-        wire = Wire(open_socket(args.host, args.port, args.timeout))
+        wire = connect_wire(where, args.timeout)
         try:
             Pump(wire, sys.stdin.fileno(), output.reply_lines, args.timeout).run()
         finally:
@@ -241,6 +259,8 @@ def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> ar
     args.text += arguments[end + 1 :]
     if not 0 < args.timeout <= _LONGEST_TIMEOUT_S:
         parser.error(f"argument --timeout: give more than 0 seconds, and not more than {_LONGEST_TIMEOUT_S}")
+    if args.connect is not None and not args.host is args.port is None:
+        parser.error("--connect says where: leave out --host and --port")
     if args.port == 0:
         parser.error("argument -p/--port: give the port the server listens on")
     if not args.text and sys.stdin is None:

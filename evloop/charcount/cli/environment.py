@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 
 from evloop.charcount.cli.arguments import CommandParser
-from evloop.charcount.cli.settings import SETTINGS, as_text
+from evloop.charcount.cli.settings import SETTINGS, as_text, from_list
 
 _PREFIX = "CHARCOUNT_"
 _VARIABLES = {_PREFIX + setting.name.upper(): setting for setting in SETTINGS}
@@ -18,7 +18,7 @@ _YES = {"1", "true", "yes", "on"}
 _NO = {"", "0", "false", "no", "off"}
 
 # Beside ASCII letters and digits, what needs no quotes in a shell nor in an environment file.
-_PLAIN = "@%+=:,./-_{}"
+_PLAIN = "@%+=:,./-_{}[]"
 
 
 def parse(
@@ -43,6 +43,9 @@ def parse(
     preset = _parse_variables(parser, environ)
     for setting in SETTINGS:
         if getattr(given, setting.name) is not None:
+            for name in (setting.name, *setting.replaces):
+                setattr(preset, name, None)
+        if any(getattr(given, name) is not None for name in setting.replaces):
             setattr(preset, setting.name, None)
     parser.origin = "environment"
     expand(preset)
@@ -75,6 +78,9 @@ def _parse_variables(parser: CommandParser, environ: Mapping[str, str]) -> argpa
         if setting is None:
             # A limit that is misspelled is a limit that isn't there.
             parser.error("there is no such setting")
+        if setting.is_list:
+            parser.parse_args([f"{setting.option}={item}" for item in from_list(value)], preset)
+            continue
         if not setting.is_switch:
             argument = f"{setting.option}={value}"
         elif value.lower() in _YES:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from evloop.charcount.cli import environment
 from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser
+from evloop.charcount.cli.listening import Places, forget_host_and_port, reject_two_places
 from evloop.charcount.cli.settings import LOG_LEVELS, SETTINGS, setting_name
 from evloop.charcount.cli.streams import run_command, say, write_stdout
 from evloop.charcount.server import CharCountServer, ServiceSettings
@@ -21,7 +22,6 @@ from evloop.log import INFO, Logger, configure_later
 from evloop.net.eventloop import EventLoop
 from evloop.program.serve import SLOW_PASS_S, STOP_SIGNALS, prepare
 from evloop.server.descriptors import affordable_connections, raise_descriptor_limit
-from evloop.server.listener import resolve
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -66,13 +66,15 @@ def make_parser() -> CommandParser:
 def parse_arguments(parser: CommandParser, argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namespace:
     """The options in force. Ends the process with a usage error if some are wrong or contradict each other."""
 
-    def expand_classic(args: argparse.Namespace) -> None:
+    def expand(args: argparse.Namespace) -> None:
+        reject_two_places(parser, args)
         if args.classic:
             if args.framing == "line" or args.reply not in (None, CLASSIC_TEMPLATE):
                 parser.error("--classic sets framing and reply: leave out --framing line and --reply")
             args.framing, args.reply = "raw", CLASSIC_TEMPLATE
 
-    args = environment.parse(parser, argv, environ, expand_classic)
+    args = environment.parse(parser, argv, environ, expand)
+    forget_host_and_port(args)
     # What the environment's stands for may have been set otherwise on the command line.
     args.classic = args.framing == "raw" and args.reply == CLASSIC_TEMPLATE
     return args
@@ -115,13 +117,13 @@ def print_config(variables: str) -> int:
     return EXIT_OK
 
 
-def check_config(args: argparse.Namespace, settings: ServiceSettings) -> int:
-    """Say whether a server could start with these settings; the port itself may be in use by the running one."""
+def check_config(places: Places, settings: ServiceSettings) -> int:
+    """Say whether a server could start with these settings; where it listens may be in use by the running one."""
     wanted = settings.limits.max_connections
     raise_descriptor_limit(wanted)
     affordable = affordable_connections(wanted, None)
     try:
-        resolve(args.host, args.port)
+        places.check()
     except ListenError as error:
         say(_COMMAND, str(error))
         return EXIT_CANNOT_LISTEN
@@ -145,25 +147,35 @@ def run_server(argv: list[str] | None) -> int:
     settings = make_settings(parser, args)
     if args.print_config:
         return print_config(environment.as_variables(args))
+    try:
+        places = Places(parser, args)
+    except ListenError as error:
+        say(_COMMAND, str(error))
+        return EXIT_CANNOT_LISTEN
     if args.check_config:
-        return check_config(args, settings)
+        return check_config(places, settings)
+    if places.unused:
+        unused = ", ".join(map(str, places.unused))
+        say(_COMMAND, f"started with sockets that are not used, as other places to listen are set: {unused}")
     level = LOG_LEVELS[args.log_level]
     configure_later(level, lambda: configure_logging(level))
     raise_descriptor_limit(settings.limits.max_connections)
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
         server = CharCountServer(loop, settings)
         try:
-            addresses = server.listen(args.host, args.port)
+            addresses = places.listen(server)
+            prepare(loop, server)
+            if hasattr(gc, "freeze"):  # PyPy's collector has no need of it
+                # What exists by now lives as long as the process: the collector need never look at it again.
+                gc.freeze()
+            for address in addresses:
+                say(_COMMAND, f"listening on {address}")
+            loop.run()
         except ListenError as error:
             say(_COMMAND, str(error))
             return EXIT_CANNOT_LISTEN
-        prepare(loop, server)
-        if hasattr(gc, "freeze"):  # PyPy's collector has no need of it
-            # What exists by now lives as long as the process: the collector need never look at it again.
-            gc.freeze()
-        for address in addresses:
-            say(_COMMAND, f"listening on {address}")
-        loop.run()
+        finally:
+            server.abort()  # nothing is left to abort, unless this ends by an error: then no path may be left behind
         for signum in STOP_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)  # it is over: what comes now must not change the exit status
         server.log.flush()

@@ -8,15 +8,27 @@ From this table come the options of the command line and their help, the ``CHARC
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 
-from evloop.charcount.cli.arguments import port_number, positive_number, seconds, whole_number
+from evloop.charcount.cli.arguments import (
+    endpoint,
+    file_mode,
+    port_number,
+    positive_number,
+    seconds,
+    users,
+    whole_number,
+)
 from evloop.charcount.server import DEFAULT_PORT
 from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE
 from evloop.limits import Limit, Limits
 from evloop.log import DEBUG, ERROR, INFO, WARNING
 
-Value = bool | int | float | str
+Value = bool | int | float | str | tuple[str, ...]
+
+_LIST_ITEM = re.compile(r"(?:\\.|[^\\,\s])+\\?|\\\Z", re.DOTALL)
+_SPECIAL_IN_LIST = re.compile(r"[\\,\s]")
 
 LOG_LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
 
@@ -27,7 +39,8 @@ class Setting:
     Args:
         group: under which heading of ``--help`` it stands.
         name: with underscores: ``max_message`` is ``--max-message`` and ``CHARCOUNT_MAX_MESSAGE``.
-        default: the value if nobody sets one. False makes it a switch: ``--it`` and ``--no-it``.
+        default: the value if nobody sets one. False makes it a switch: ``--it`` and ``--no-it``. An empty tuple makes
+            it one that can be given again; its variable holds several, with a comma or blanks between.
         help: what it does.
         parse: makes the value of a text, or raises `argparse.ArgumentTypeError`.
         metavar: what stands for the value in ``--help``.
@@ -36,6 +49,9 @@ class Setting:
         zero_is_off: 0 means that there is no such limit.
         off_because: why there is none by default.
         suggested: what to set it to for a server that faces strangers.
+        unset: what it means not to be set, where the default is empty.
+        replaces: names of settings that say the same in another way. On the command line each undoes what a variable
+            says by the other.
     """
 
     def __init__(
@@ -52,6 +68,8 @@ class Setting:
         zero_is_off: bool = False,
         off_because: str | None = None,
         suggested: str | None = None,
+        unset: str = "",
+        replaces: tuple[str, ...] = (),
     ) -> None:
         self.group = group
         self.name = name
@@ -64,6 +82,8 @@ class Setting:
         self.zero_is_off = zero_is_off
         self.off_because = off_because
         self.suggested = suggested
+        self.unset = unset
+        self.replaces = replaces
 
     @property
     def option(self) -> str:
@@ -76,8 +96,15 @@ class Setting:
         return self.default is False
 
     @property
+    def is_list(self) -> bool:
+        """It may be given again."""
+        return self.default == ()
+
+    @property
     def default_shown(self) -> str:
         """The default, for people."""
+        if self.unset:
+            return self.unset
         if self.is_switch:
             return "no"
         if not self.zero_is_off:
@@ -91,14 +118,26 @@ class Setting:
             group.add_argument(self.option, action=argparse.BooleanOptionalAction, help=text)
             return
         names = [self.option] if self.short is None else [self.short, self.option]
-        group.add_argument(*names, type=self.parse, metavar=self.metavar, choices=self.choices, help=text)
+        action = "append" if self.is_list else "store"
+        group.add_argument(
+            *names, action=action, type=self.parse, metavar=self.metavar, choices=self.choices, help=text
+        )
 
 
 def as_text(value: Value) -> str:
     """A value as one would give it: 10 for ten seconds, 1 for yes."""
     if isinstance(value, float):
         return str(value).removesuffix(".0")
+    if isinstance(value, tuple | list):
+        return ",".join(_SPECIAL_IN_LIST.sub(r"\\\g<0>", text) for text in value)
     return str(int(value) if isinstance(value, bool) else value)
+
+
+def from_list(text: str) -> list[str]:
+    """What a variable holds of which there are several: with commas or blanks between, and a backslash before each of
+    these, and before a backslash, that is part of one.
+    """
+    return [re.sub(r"\\(.)", r"\1", item, flags=re.DOTALL) for item in _LIST_ITEM.findall(text)]
 
 
 def _setting_of(limit: Limit, option_help: str) -> Setting:
@@ -124,8 +163,49 @@ def setting_name(limit: Limit) -> str:
 
 
 SETTINGS = (
-    Setting("where it listens", "host", "127.0.0.1", "name, IPv4 or IPv6 address"),
+    Setting(
+        "where it listens",
+        "host",
+        "127.0.0.1",
+        "name, IPv4 or IPv6 address; '' is all addresses of both families, :: all of IPv6",
+    ),
     Setting("where it listens", "port", DEFAULT_PORT, "0 picks a free one", parse=port_number, short="-p"),
+    Setting(
+        "where it listens",
+        "listen",
+        (),
+        "instead of host and port: HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME or fd:N, with tls: in front for TLS; "
+        "may be given again",
+        parse=endpoint,
+        metavar="ENDPOINT",
+        unset="sockets it was started with, else host and port",
+        replaces=("host", "port"),
+    ),
+    Setting(
+        "where it listens",
+        "unix_mode",
+        "660",
+        "who may connect to a Unix socket: permissions of its path, in octal",
+        parse=file_mode,
+        metavar="MODE",
+    ),
+    Setting(
+        "where it listens",
+        "unix_group",
+        "",
+        "and its group, by name or number",
+        metavar="GROUP",
+        unset="that of the process",
+    ),
+    Setting(
+        "where it listens",
+        "unix_uids",
+        "",
+        "of those, only these users, by name or number, with commas between",
+        parse=users,
+        metavar="UIDS",
+        unset="all of them",
+    ),
     Setting(
         "what it speaks (docs/protocol.md)",
         "framing",

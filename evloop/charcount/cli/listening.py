@@ -1,0 +1,116 @@
+"""Where the server listens: from the settings in force to endpoints, and what each of them needs."""
+
+from __future__ import annotations
+
+import argparse
+
+from evloop.charcount.cli.arguments import CommandParser, one_line, user_ids
+from evloop.charcount.cli.settings import SETTINGS
+from evloop.net.connection import Connection
+from evloop.net.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, parse_endpoint
+from evloop.program.systemd import take_inherited
+from evloop.server.opening import endpoint_to_listen_on
+from evloop.server.tcpsockets import resolve
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from evloop.server.server import ConnectionFactory, Server
+    from evloop.server.unixsockets import UnixAccess
+
+_DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
+
+
+def reject_two_places(parser: CommandParser, args: argparse.Namespace) -> None:
+    """End the process with a usage error if options, or variables, say in both ways where to listen.
+
+    Variables may hold the defaults of the other way, as those that ``--print-config`` shows do.
+    """
+    if not args.listen:
+        return
+    for name in ("host", "port"):
+        value = getattr(args, name)
+        if value is not None and (parser.origin is None or value != _DEFAULTS[name]):
+            parser.error(f"--listen says where: leave out --{name}, or give --listen once more")
+
+
+def forget_host_and_port(args: argparse.Namespace) -> None:
+    """They are not in force beside --listen, so they need not be shown."""
+    if args.listen:
+        args.host, args.port = _DEFAULTS["host"], _DEFAULTS["port"]
+
+
+class Places:
+    """Everywhere that the server is to listen.
+
+    Args:
+        parser: for usage errors, which end the process.
+        args: the settings in force.
+
+    Attributes:
+        names: the endpoints, and what those of inherited sockets are called.
+        unused: sockets that the process was started with, and that the settings leave out.
+
+    Raises:
+        ListenError: there can't be such a host, or such inherited sockets.
+    """
+
+    def __init__(self, parser: CommandParser, args: argparse.Namespace) -> None:
+        inherited = take_inherited()
+        self.names: dict[Endpoint, str] = {}
+        if args.listen:
+            for text in args.listen:
+                endpoint = parse_endpoint(text)
+                if endpoint.tls:
+                    parser.error(f"{endpoint} needs a certificate and its key: give --tls-cert FILE and --tls-key FILE")
+                self.names[endpoint] = ""
+        elif inherited and (args.host, args.port) == (_DEFAULTS["host"], _DEFAULTS["port"]):
+            self.names.update(inherited)
+        else:
+            self.names[endpoint_to_listen_on(args.host, args.port)] = ""
+        self.unused = [endpoint for endpoint in inherited if endpoint not in self.names]
+        self._args = args
+
+    def listen(self, server: Server) -> list[str]:
+        """Have the server listen at all of them.
+
+        Returns:
+            the addresses, as they are to be shown.
+
+        Raises:
+            ListenError: one of them can't be listened on.
+        """
+        shown = []
+        for endpoint, name in self.names.items():
+            addresses = server.listen(
+                endpoint, unix=self._access(), connection_factory=self._connection_factory(endpoint)
+            )
+            note = f" ({endpoint}, {one_line(name)})" if name else ""
+            shown += [address + note for address in addresses]
+        return shown
+
+    def check(self) -> None:
+        """Find out what can be found out without listening. A running server may have each of them.
+
+        Raises:
+            ListenError: one of them can't be listened on.
+        """
+        for endpoint in self.names:
+            if isinstance(endpoint, TcpEndpoint):
+                resolve(endpoint.host, endpoint.port)
+            elif isinstance(endpoint, UnixEndpoint):
+                from evloop.server.unixsockets import UnixAccess, check_unix_listener
+
+                check_unix_listener(endpoint, self._access() or UnixAccess())
+
+    def _connection_factory(self, endpoint: Endpoint) -> ConnectionFactory:
+        """What makes the connections that are accepted there."""
+        return Connection
+
+    def _access(self) -> UnixAccess | None:
+        """Who may connect to Unix sockets; None if none can be among the endpoints."""
+        if all(isinstance(endpoint, TcpEndpoint) for endpoint in self.names):
+            return None
+        from evloop.server.unixsockets import UnixAccess  # here, as few need it
+
+        args = self._args
+        return UnixAccess(int(args.unix_mode, 8), args.unix_group or None, user_ids(args.unix_uids))
