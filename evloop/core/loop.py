@@ -29,12 +29,12 @@ from __future__ import annotations
 import selectors
 import socket
 import time
-from _thread import _local
 from collections import deque
 from collections.abc import Callable
 
 from evloop.core.memory import MemoryReserve
 from evloop.core.poller import POLL_MAX_EVENTS, READ, Poller
+from evloop.core.running import running
 from evloop.core.signals import Signals
 from evloop.core.timers import Timer, TimerQueue
 from evloop.core.watchdog import Watchdog
@@ -57,14 +57,6 @@ if TYPE_CHECKING:
 
 
 _log = Logger("evloop")
-
-
-class _Running(_local):
-    loop: Loop | None = None
-
-
-# The loop that runs in this thread, if one does. For `evloop.protocols.tasks`: all others are given theirs.
-running = _Running()
 
 # A wait is never longer, whatever the timers say: some selectors overflow on a time-out of weeks.
 _MAX_WAIT_S = 86400.0

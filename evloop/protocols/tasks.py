@@ -25,7 +25,8 @@ from __future__ import annotations
 import types
 from collections.abc import Awaitable, Coroutine, Generator
 
-from evloop.core.loop import Loop, running
+from evloop.core.loop import Loop
+from evloop.core.running import running
 from evloop.errors import EvloopError
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start

@@ -26,6 +26,7 @@ ORDER = [
     "evloop.core.signals",
     "evloop.core.watchdog",
     "evloop.core.threads",
+    "evloop.core.running",
     "evloop.core.loop",
     "evloop.net.endpoint",
     "evloop.net.proxyheader",
