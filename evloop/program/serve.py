@@ -8,9 +8,9 @@ from functools import partial
 
 from evloop.core.loop import Loop
 from evloop.errors import EndpointError, ListenError
+from evloop.eventloop import EventLoop
 from evloop.limits import Limits
 from evloop.log import INFO, NOTICE, Logger, load, say
-from evloop.net.eventloop import EventLoop
 from evloop.net.protocol import Protocol
 from evloop.program.systemd import take_inherited
 from evloop.ratelimit import LOADING_DELAY_S
@@ -20,6 +20,7 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.net.endpoint import Endpoint
     from evloop.net.tlssettings import TLSServerSettings
+    from evloop.protocols.handlers import Handler
     from evloop.server.stats import Value
     from evloop.server.unixsockets import UnixAccess
 
@@ -35,7 +36,7 @@ EXIT_CANNOT_LISTEN = 3
 
 
 def serve(
-    protocol_factory: Callable[[], Protocol],
+    protocol_factory: Callable[[], Protocol] | Handler,
     host: str | Endpoint | None = None,
     port: int | None = None,
     *,
@@ -53,7 +54,8 @@ def serve(
     itself. To be called in the main thread.
 
     Args:
-        protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass.
+        protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass. Or a handler, an ``async
+            def`` function of a stream.
         host, port: where to listen, as for `Server.listen`; port 0 lets the kernel pick one. With neither, on the
             sockets that the process was started with (see `evloop.program.systemd`); without any, on a port of
             127.0.0.1.
@@ -133,7 +135,7 @@ def prepare(loop: Loop, *servers: Server) -> None:
         if stopping or not servers:
             for server in servers:
                 server.abort()
-            loop.stop()
+            loop.call_soon(loop.stop)  # in the next pass, when handlers have seen that they are cancelled
             return
         stopping = True
         open_connections = sum(len(server.connections) for server in servers)

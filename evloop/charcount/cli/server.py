@@ -17,9 +17,9 @@ from evloop.charcount.cli.streams import run_command, say, write_stdout
 from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.charcount.session import CLASSIC_TEMPLATE, TemplateError
 from evloop.errors import ListenError
+from evloop.eventloop import EventLoop
 from evloop.limits import Limits
 from evloop.log import INFO, Logger, configure_later
-from evloop.net.eventloop import EventLoop
 from evloop.program.serve import SLOW_PASS_S, STOP_SIGNALS, prepare
 from evloop.server.descriptors import affordable_connections, raise_descriptor_limit
 
