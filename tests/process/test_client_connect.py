@@ -117,6 +117,15 @@ def test_an_address_that_fails_lets_the_next_one_begin_at_once(names, service, t
     assert len(tried) == 2
 
 
+def test_an_address_that_fails_beside_another_lets_the_next_one_begin_at_once(names, service):
+    with listening_socket() as sock:
+        refused = sock.getsockname()
+    with deaf() as address:
+        names["three.example"] = [address, refused, service.address]  # after 0, 0.25 and not 0.5 s
+        with CharCountClient("three.example", 1, timeout_s=0.49) as client:
+            assert client.count("abc") == 3
+
+
 def test_the_families_take_turns(monkeypatch, service, tried):
     """The resolver's order is kept within a family; the second address to be tried is of the other one."""
     inet, inet6 = socket.AF_INET, socket.AF_INET6
