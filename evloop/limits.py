@@ -1,4 +1,4 @@
-"""Every number that bounds what a connection or a server may use, in one place, each with its reason.
+"""Every number that bounds what a connection or a server may use, each with its reason.
 
 An entry of `Limits` is all there is to declare. From it come the keyword with its default and the check of its value,
 an option and a variable of the command (`evloop.charcount.cli.settings`), and its rows in the tables of the
@@ -157,17 +157,17 @@ class _Immutable(metaclass=_Declared):
 class Limits(_Immutable):
     """The limits of a server and of each of its connections. Immutable; sizes in bytes, times in seconds.
 
-    Given by keyword; what is not given has its default. None is off. Off by default are three, each because only who
-    runs the server can know its value:
+    Given by keyword; what is not given has its default. None means no limit. Three are off by default, since only the
+    person who runs the server can know their values:
 
     - ``max_connections_per_address``: behind a proxy everyone has the same address;
     - ``idle_timeout_s``: people think between two messages;
     - ``message_timeout_s``: a slow link may take long for a large message.
 
-    A server that faces strangers should set them: ``Limits(max_connections_per_address=100, idle_timeout_s=600,
-    message_timeout_s=60)``.
+    A server to which strangers can connect should set them:
+    ``Limits(max_connections_per_address=100, idle_timeout_s=600, message_timeout_s=60)``.
 
-    Time-outs are never early; they are found by a sweep over all connections, so they can be late by up to a quarter of
+    Time-outs are never early. They are found by a sweep over all connections, so they can be late by up to a quarter of
     their length, at most 3 s (see `evloop.net.sweeper`).
 
     Raises:
@@ -176,7 +176,7 @@ class Limits(_Immutable):
 
     # Unsent bytes above which a connection is no longer read. Big enough that a socket whose buffer is full gets a full
     # send's worth when it drains, small enough that 10,000 slow readers cost some 640 MB. To it come the replies of one
-    # turn: 16 KiB and those to one piece, 150 KiB for who does his worst (`evloop.net.receiving`); and what was
+    # turn: 16 KiB and those to one piece, 150 KiB for the worst input (`evloop.net.receiving`); and what was
     # received and has to wait for its turn, 64 KiB at most.
     high_water_bytes: int = limit(default=65536, at_it="it is not read until `low_water_bytes`", counter="high-water")
     # Unsent bytes at which it is read again. Well below the high mark, so that it does not flap between the two.
@@ -220,26 +220,26 @@ class Limits(_Immutable):
     max_connections_per_address: int | None = limit(
         default=None,
         can_be_off=True,
-        option="of those, from one address",
+        option="clients from one address served at the same time",
         at_it="refused with a line",
         counter="too-many-connections-from-address",
         off_because="behind a proxy everyone has the same address",
         suggested=100,
     )
     # What counts as one address in IPv6: all that have so many first bits in common. 64, as that is what one customer
-    # gets at least, and within it every host can have as many addresses as it likes. Many get 56 or 48 bits, so lower
-    # it against who has those; each /64 in them is counted by itself now.
+    # gets at least, and within it every host can have as many addresses as it likes. Many customers get a /56 or a /48:
+    # to count such a customer as one address, lower it. With 64, each /64 of theirs is counted by itself.
     ipv6_prefix_bits: int = limit(
         default=64,
         most=128,
-        option="for that, IPv6 addresses are one if so many first bits are equal",
-        at_it="with those bits equal, IPv6 addresses count as one",
+        option="IPv6 addresses count as one for that if their first N bits are equal",
+        at_it="IPv6 addresses with so many equal first bits count as one",
     )
     # No byte in either direction for this long ends a connection.
     idle_timeout_s: float | None = limit(
         default=None,
         can_be_off=True,
-        option="end a connection without a byte in either direction for so long",
+        option="end a connection when no byte was sent or received for so long",
         at_it="aborted",
         counter="idle-timeout",
         off_because="people think between two messages",
@@ -249,7 +249,7 @@ class Limits(_Immutable):
     message_timeout_s: float | None = limit(
         default=None,
         can_be_off=True,
-        option="end one whose message, once begun, takes longer than this",
+        option="end a connection when a message that has begun takes longer than this",
         at_it="aborted",
         counter="message-timeout",
         off_because="a slow link may take long for a large message",
@@ -261,7 +261,7 @@ class Limits(_Immutable):
     write_timeout_s: float | None = limit(
         default=60.0,
         can_be_off=True,
-        option="end one that reads not one byte of its replies for so long",
+        option="end a connection when its client reads none of its replies for so long",
         at_it="aborted",
         counter="write-timeout",
     )
@@ -269,7 +269,7 @@ class Limits(_Immutable):
     drain_timeout_s: float = limit(
         default=10.0,
         least=0,
-        option="time to finish when stopped, then abort; 0: abort at once",
+        option="time to finish when the server is stopped; then it aborts what is left. 0: abort at once",
         at_it="aborted, exit status 1",
         counter="drain-timeout",
     )

@@ -1,7 +1,8 @@
 """The standard library's logging, loaded when the first line is logged.
 
-To import it takes half as long as to start Python. A server should answer before that; a client that just shows a count
-need not pay for it at all. Loggers, levels and handlers are the ordinary ones, by their ordinary names.
+To import it takes half as long as to start Python. A server should give its first answers before that, and a client
+that only shows a count does not need it at all. Loggers, levels and handlers are the ordinary ones, with their ordinary
+names.
 """
 
 from __future__ import annotations

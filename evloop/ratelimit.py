@@ -1,8 +1,8 @@
 """Logging that a client cannot flood.
 
 A client decides how often it connects, resets or sends rubbish, so it would decide how many lines are logged. Here it
-does not: so many lines of a kind pass in each second, and after it a line says how many were left out. Each kind has a
-budget of its own, so that one that a client can provoke does not hide another.
+does not: only a certain number of lines of each kind is logged in a second, and then one more line says how many were
+left out. Each kind has its own budget, so that lines which a client can cause do not hide others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOADING_DELAY_S = 0.05
 
 
 class _Budget:
-    """What passed of one kind of line, and what did not."""
+    """How many lines of one kind were logged in this second, and how many were left out."""
 
     __slots__ = ("left_out", "passed", "window_ends")
 
@@ -39,13 +39,13 @@ class _Budget:
 class LimitedLogger:
     """A logger that passes at most ``lines_per_s`` lines of each kind in a second.
 
-    Lines of the same text, before anything is put into it, are of a kind.
+    Lines are of the same kind if their text is the same before values are put into it.
 
     Args:
         logger: where lines go.
         clock: a monotonic clock in seconds.
         lines_per_s: how many pass.
-        call_later: a loop's; without it the number of lines left out is said only when another one passes.
+        call_later: a loop's. Without it, the number of lines left out is logged only together with the next line.
     """
 
     def __init__(

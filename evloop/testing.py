@@ -1,15 +1,15 @@
-"""Running a protocol on bytes, in memory and on a clock of its own: for tests.
+"""For tests: a protocol runs in memory, without sockets, and with a clock that the test moves.
 
 Theory of operation
 -------------------
-Nothing is imitated but what is not ours: the kernel and the time (`evloop.net.memory`). The connection, the loop and
-its timers are the real ones. Their sockets are `MemorySocket`s, whose bytes go straight to the other end of their pair;
-their selector is a `MemoryKernel`, which knows which of those are ready. It is also what the loop asks to wait, so it
-moves the clock: a wait for the next timer takes no time, and when there is nothing left to wait for, or it would wait
-beyond the moment that the test asked for, it stops the loop. So a test says what the peer does or how much time passes,
-and when that call returns all that follows from it has happened; nothing sleeps, and each run is like the last one.
+Only the kernel and the time are imitated (`evloop.net.memory`). The connection, the loop and its timers are the real
+ones. Their sockets are `MemorySocket`s, whose bytes go straight to the other end of their pair; their selector is a
+`MemoryKernel`, which knows which of those sockets are ready. The loop also asks it to wait, so it can move the clock: a
+wait for the next timer takes no time. When there is nothing left to wait for, or the wait would go beyond the moment
+that the test asked for, it stops the loop. So a test says what the peer does or how much time passes, and when that
+call returns, everything that follows from it has happened. Nothing sleeps, and each run is like the last one.
 
-What a callback raises, or returns and must not, costs its connection as it always does, and is raised to the test.
+If a callback raises, or returns what it must not, its connection is aborted as always, and the test gets the exception.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PEER = "192.0.2.1:1024"
 
 
 class MemoryLoop(EventLoop):
-    """An `EventLoop` that runs when a test says so, on a clock that doesn't run. It needs no `close`.
+    """An `EventLoop` that runs only when a test says so, with a clock that only the test moves. It needs no `close`.
 
     Attributes:
         clock: the `FakeClock`.
@@ -50,7 +50,7 @@ class MemoryLoop(EventLoop):
         super().__init__(selector=self._kernel, clock=clock)
 
     def advance(self, seconds: float = 0.0) -> None:
-        """Let this much time pass, and do what is due meanwhile, each thing at its time; then what is ready now.
+        """Let so much time pass and do what is due meanwhile, each thing at its time; then do what is ready.
 
         Raises:
             Exception: what a callback, a timer or a queued call raised.

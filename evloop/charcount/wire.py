@@ -1,4 +1,4 @@
-"""What goes between a client and the server: a connection, both directions of it at once, and time that runs out.
+"""The client's end of a connection: both directions at the same time, and time-outs.
 
 Theory of operation
 -------------------
@@ -6,11 +6,12 @@ A client that writes all its messages and then reads all the replies works in ev
 the buffers of both kernels are full of replies nobody reads, the server stops reading, and the client's send never
 returns. So `Wire` never waits for one direction only: while it has something to send it also takes what comes in.
 
-A server is not trusted. `ReplyLines` knows how many messages it has to answer: a reply to none of them is an error, not
-the answer to the next one, and not memory.
+A server is not trusted. `ReplyLines` knows how many messages still have to be answered. A reply that is too many is an
+error; it is not taken for the answer to the next message, and it does not fill memory.
 
-Nobody's time is over before what has come is looked at. A process can be stopped, by a debugger, a container, a closed
-lid, for longer than any time-out; then `Deadline` finds that its time has passed, and the answer has long been there.
+Before a time-out is declared, what has arrived is looked at. A process can be stopped, by a debugger, a container, a
+closed lid, for longer than any time-out; then `Deadline` finds that its time has passed, although the answer came long
+ago.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ GRACE_S = 1.0
 
 
 class ReplyTooLongError(EvloopError):
-    """The server sends no line end where one is long due. What follows can't be understood."""
+    """The server sent so much without a line end that it can't be a reply. What follows can't be understood."""
 
 
 class UnexpectedReplyError(EvloopError):
@@ -44,7 +45,7 @@ class UnexpectedReplyError(EvloopError):
         hint: what the reason may be, to be added to the text.
 
     Attributes:
-        reply: the first such reply, or what had come of it.
+        reply: the first such reply, or as much of it as has come.
     """
 
     def __init__(self, reply: bytes, hint: str = "") -> None:
@@ -183,7 +184,7 @@ class Wire:
             return b""
 
     def fileno(self) -> int:
-        """The socket's descriptor, for whoever waits for it together with others."""
+        """The socket's descriptor, to wait for it together with others."""
         return self._socket.fileno()
 
     def end(self) -> None:

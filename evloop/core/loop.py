@@ -8,20 +8,20 @@ A pass has six steps, always in this order::
     2. handlers     each ready descriptor's handler runs once: one recv each, so nobody starves; a reply leaves at once
     3. calls        those queued by `call_soon` before this step; those that they queue run in the next pass
     4. timers       those that were due when the wait ended
-    5. writes       what was written otherwise is sent, in one piece for each connection
+    5. writes       what was written in other ways is sent, in one piece for each connection
     6. closing      descriptors of connections that ended in this pass are closed
 
-The order carries meaning. A reply leaves while all that belongs to its connection is still in the caches (2). A call
-that queues itself again doesn't keep the loop from its sockets (3). What a handler writes bit by bit, or to others, and
-what calls and timers write, is collected first, and has left when the pass ends, be it the last one (5). And a
-descriptor is closed only when every event of the pass has been dealt with, so its number can't be given to a new
+The order has reasons. A reply leaves while all that belongs to its connection is still in the caches (2). A call that
+queues itself again doesn't keep the loop from its sockets (3). What a handler writes bit by bit, or to others, and what
+calls and timers write, is collected first, and leaves before the pass ends, even if it is the last one (5). And a
+descriptor is closed only when every event of the pass has been handled. So its number can't be given to a new
 connection while an old event for it is still in the list (6).
 
-A signal or another thread gets the loop out of poll by a byte on a socket pair. The byte says nothing; what to do is in
-a queue. So when the pair is full, nothing is lost by not writing one more.
+A signal or another thread wakes the loop from poll by a byte on a socket pair. The byte itself means nothing; what to
+do stands in a queue. So when the pair is full, one byte less makes no difference.
 
-A handler's exception is its connection's affair (see `evloop.net.connection`); one raised by a queued call or a timer
-is logged. What the loop itself raises is a bug and propagates.
+An exception in a handler is handled by its connection (see `evloop.net.connection`); one raised by a queued call or a
+timer is logged. What the loop itself raises is a bug and propagates.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class Loop:
         waiting: True while it waits for something to do.
         unwatched: set by the watchdog when it has stopped looking, as nothing happens.
         slow_passes: how many took longer than ``slow_pass_s``.
-        memory: what is done when there is none, and by whom.
-        slowest: how many seconds the slowest pass took, and what most of them went to; None if no pass was slow.
+        memory: what is done when memory runs out, and who can give some up.
+        slowest: how many seconds the slowest pass took, and what took most of them; None if no pass was slow.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class Loop:
 
     def flush_writes(self) -> None:
         """Send what was written so far in this pass: step 5, for a caller who can't wait for it."""
-        # A new list: who writes again because of this flush is flushed in the next pass, so it comes to an end.
+        # A new list: what is written again because of this flush is flushed in the next pass, so this comes to an end.
         pending, self.pending_writes = self.pending_writes, []
         try:
             for one in pending:
@@ -266,8 +266,11 @@ class Loop:
 
     @property
     def worst_lag_s(self) -> float:
-        """The longest that a pass has taken in the last minute or two: what was ready just after it began had to wait
-        that long. To look at it changes nothing. (Minutes begin when timers fire, as a server's sweep does.)"""
+        """The longest time, in seconds, that a pass has taken in the last minute or two.
+
+        What became ready just after that pass began had to wait so long. Reading it changes nothing. (A new minute
+        begins only when a timer fires; a server's sweep is one.)
+        """
         return max(self._worst_s, self._worst_before_s)
 
     def _begin_lag_window(self) -> None:
@@ -364,7 +367,7 @@ class Loop:
 
     # ------------------------------------------------------------------ connections
 
-    # What `evloop.net.eventloop.EventLoop` adds, the loop that programs use: declared for who is given a loop.
+    # What `evloop.net.eventloop.EventLoop` adds, the loop that programs use: declared for code that is given a loop.
     connect: Callable[..., Cancellable]
     run_in_thread: Callable[..., Cancellable]
 
@@ -391,4 +394,4 @@ class Loop:
         try:
             self._log.log(level, text, *args, exc_info=error)
         except MemoryError:
-            pass  # whoever reports a fault goes on with dealing with it
+            pass  # the caller, who reports a fault, goes on handling it

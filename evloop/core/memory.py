@@ -2,12 +2,12 @@
 
 Theory of operation
 -------------------
-A MemoryError can be raised wherever something is made, also where an error is being dealt with. So some memory is kept
-for that moment, and given up first; then those who hold much are asked to give up some. What was interrupted is tried
-again: a descriptor stays ready, a timer due, a call queued, until it has been dealt with.
+A MemoryError can be raised wherever an object is made, also in the middle of handling another error. So some memory is
+kept for that moment, and is given up first. Then the servers are asked to give up more. What was interrupted is tried
+again: a descriptor stays ready, a timer due and a call queued until it has been handled.
 
 This is about limits that the process is told of (RLIMIT_AS, a machine without overcommitment). A container's limit, or
-Linux when it runs out, ends the process without a word: no program can do anything there but to use less.
+Linux when it runs out, ends the process without a word; all that a program can do about that is to use less.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class MemoryReserve:
 
 
 def is_short() -> bool:
-    """Whether there is less memory to be had than the reserve takes."""
+    """Whether less memory is available than the reserve takes."""
     try:
         bytes(_RESERVE_BYTES)
     except MemoryError:

@@ -127,7 +127,7 @@ class Poller:
         return [(key.fd, events) for key, events in self._selector.select(timeout_s)]
 
     def close(self) -> None:
-        """Close the selector. The descriptors themselves belong to whoever registered them."""
+        """Close the selector. The descriptors themselves belong to those who registered them."""
         self.handlers.clear()
         if self._epoll is not None:
             self._epoll.close()

@@ -1,11 +1,11 @@
 """Signals: their handlers, the descriptor that wakes the loop, and whether they get through at all.
 
-Python runs handlers in the main thread, between two bytecodes of whatever it is doing: so a handler only queues. What
-ends the loop's wait is a byte that the interpreter writes to a descriptor, since it goes on with a system call that a
-signal has interrupted.
+Python runs handlers in the main thread, between two bytecodes of anything that runs there; so a handler only queues a
+call. After a signal, Python goes on with the system call that was interrupted. So the loop's wait ends by something
+else: a byte that the interpreter writes to a descriptor.
 
-A signal that the process was started with blocked never comes, and a server that waits for it can't be stopped. So what
-is handled here is unblocked, and blocked again in the end.
+If the process was started with a signal blocked, that signal never comes, and a server that waits for it can't be
+stopped. So signals that are handled here are unblocked, and blocked again at the end.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""What blocks, done beside the loop: a few threads, there only while they have something to do.
+"""Blocking work, done in a few threads beside the loop, which are there only while they have something to do.
 
 Theory of operation
 -------------------
-Some things block whatever one does: to look up a name, to read a file. A thread does them, and its result comes back as
-a call in the loop, so that all of a program but the function itself stays in one thread and needs no locks.
+Some work can't be done without blocking: to look up a name, to read a file. A thread does it, and the result comes back
+as a call in the loop. So only the function itself runs in another thread, and the rest of the program needs no locks.
 
 Threads are not kept for the next time. As soon as a process has two, the kernel counts references to a descriptor in
-each system call, 1.7 % of what a message costs a busy server; to start one takes less than what it is started for. So a
-thread that finds nothing more to do ends.
+each system call, 1.7 % of what a message costs a busy server; and to start a thread costs less than the work that it is
+started for. So a thread that finds nothing more to do ends.
 
-There are `MAX_THREADS` at most, and what is beyond that waits for its turn. Nobody ever waits for a thread: neither who
-stops the loop nor the end of the process, since a name server that is silent would hold them up for half a minute.
-Hence `ThreadPool.close` takes the lock that a thread holds while it hands over its result: after it, no thread touches
-the loop any more, and a function that is still running runs for nothing.
+There are `MAX_THREADS` at most; more work waits for its turn. Nobody ever waits for a thread, not when the loop is
+stopped and not at the end of the process: a silent name server would make them wait for half a minute. For that,
+`ThreadPool.close` takes the lock that a thread holds while it hands over its result. After that no thread uses the loop
+any more, and the result of a function that is still running is lost.
 """
 
 from __future__ import annotations

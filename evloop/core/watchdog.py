@@ -2,19 +2,20 @@
 
 Theory of operation
 -------------------
-A handler that takes long holds up everyone, and nothing in the loop can say so while it happens. To time each handler
-would cost each message two readings of the clock. A second thread that looks in costs more than it seems: as soon as a
-process has two threads, the kernel counts references to a descriptor in each system call and malloc takes locks, 1.7 %
-of a busy server's time. A signal costs nothing between two ticks, and at each tick a pass of the loop that finds
-nothing to do. So an interval timer interrupts the process now and then, and the signal's handler is told by Python
-what was being executed just then: the function that evloop called, and the line it has got to. When the pass ends,
-the loop knows how long it took, and logs both: the function that was seen most often, as the pass may have had many.
+A handler that takes long makes everybody wait, and nothing in the loop can notice while it happens. To time each
+handler would cost each message two readings of the clock. A second thread for this costs more than one would think: as
+soon as a process has two threads, the kernel counts references to a descriptor in each system call and malloc takes
+locks, 1.7 % of a busy server's time. A signal costs nothing between two ticks, and at each tick one pass of the loop
+that has nothing to do. So an interval timer interrupts the process now and then, and Python tells the signal's handler
+what was being executed at that moment: the function that evloop had called, and the line that was reached. When the
+pass ends, the loop knows how long it took, and logs that with the function that was seen most often, as a pass may run
+many.
 
-A server that has nothing to do is not to be woken for this ten times a second: a tick that finds nothing but its
-predecessor's pass stops the timer, and the loop starts it again when its wait is over.
+A server that has nothing to do should not be woken for this ten times a second. If a tick finds that there was no pass
+but the one of the last tick, it stops the timer; the loop starts it again when it has something to do.
 
-Python runs signal handlers between two bytecodes of the main thread. What blocks in C without returning to them is
-named when it returns, which is still in time: the pass has not ended.
+Python runs signal handlers between two bytecodes of the main thread. If a function blocks in C, it is named when it
+returns, which is still in time: the pass has not ended.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
         unwatched: bool
 
 
-# What is not blamed: the library. What is built on it is, be it in the same package.
+# What is not blamed: the library. What is built on it is blamed, even if it is in the same package.
 _LIBRARY = "evloop"
 _APPLICATION = "evloop.charcount"
 

@@ -23,13 +23,13 @@ UNIX = getattr(socket, "AF_UNIX", None)  # Windows has none
 # A Unix socket whose listener's queue is full can't be waited for, only be tried again.
 _RETRY_S = 0.01
 
-# Linux: choose the local port when the other end is known. Else one for each connection is taken away from all other
-# ends, and 28,000 connections from an address are all there can be.
+# Linux: choose the local port when the other end is known. Otherwise each local port could be used for one connection
+# only, whatever the other end, and there could be no more than 28,000 connections from an address.
 _BIND_ADDRESS_NO_PORT = 24 if sys.platform == "linux" else None
 
 
 class Attempt:
-    """A socket on its way to an address. Owns it until it is connected; then whoever is told does.
+    """A socket on its way to an address. Owns it until it is connected; then ``on_connected`` owns it.
 
     Args:
         loop: the loop it lives in.
@@ -42,7 +42,7 @@ class Attempt:
         peer: the other end as text once it is connected; empty for a Unix socket, whose other end has no name.
 
     Raises:
-        OSError: it can't be: known at once.
+        OSError: it is known at once that it can't be connected.
     """
 
     __slots__ = ("_loop", "_on_connected", "_on_failed", "_retry", "address", "family", "peer", "socket")

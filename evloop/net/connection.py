@@ -3,16 +3,16 @@
 Theory of operation
 -------------------
 `evloop.net.stream.Stream`, on which this is built, moves the bytes; here is what follows from that. A protocol's
-callbacks are called, and what they return is sent. When the kernel has been offered what was written and too much of it
-is left, the peer is not read until that is less (water marks). When the peer has sent all it wants to send, the
-connection is closed once all is answered; and answers that take their time can be waited for (`Connection.hold`).
+callbacks are called, and what they return is sent. When the kernel does not take all that it is offered, and too much
+is left, the peer is not read until less is left (water marks). When the peer has sent all that it wants to send, the
+connection is closed as soon as everything is answered; a protocol that answers later says so (`Connection.hold`).
 
-For the protocol it is over when nothing more will be received or sent. The descriptor may live a little longer, so that
-our last words reach the peer; that is the server's affair and not the protocol's.
+For the protocol the connection is over when nothing more will be received or sent. The descriptor may stay open a
+little longer, so that our last bytes reach the peer; only the server knows of that.
 
-Where others plug in: a kind of connection that does more than to move bytes (TLS) is a subclass, chosen by whoever
-makes connections. Opening is in two steps, `_register` and `_established`, and it may put something in between; and it
-has goodbyes of its own (`_end_output`, `_finish`).
+Where others plug in: a kind of connection that does more than move bytes, such as TLS, is a subclass, chosen by the one
+who makes connections. Opening has two steps, `_register` and `_established`, and a subclass can put something between
+them. It can also end a connection in its own way (`_end_output`, `_finish`).
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Connection(Stream):
         self._on_data = protocol.data_handler()
 
     def open(self) -> None:
-        """Start: call the protocol's ``on_connect`` and read from now on. For whoever made the connection.
+        """Start: call the protocol's ``on_connect`` and read from now on. To be called by the maker of the connection.
 
         Raises:
             OSError: the poller can't watch one more descriptor. The connection is closed then.
@@ -174,16 +174,16 @@ class Connection(Stream):
         self._set_pause(self._pause & ~PAUSED_BY_USER)
 
     def hold(self) -> None:
-        """Say that an answer is still owed: neither the peer's end of stream nor a drain closes the connection before
-        it is given.
+        """Say that an answer is still owed. Until it is given, neither the peer's end of stream nor a drain closes the
+        connection.
 
-        For a protocol that answers later, by a timer, a thread, another server. Each call needs one of `release`, after
-        the answer was written. The server's time-outs hold all the same.
+        For a protocol that answers later: from a timer, a thread, another server. For each call, call `release` once,
+        after the answer was written. The server's time-outs apply meanwhile, too.
         """
         self._holds += 1
 
     def release(self) -> None:
-        """What `hold` was called for is done. Nothing happens if the connection is over meanwhile.
+        """The answer for which `hold` was called is written. Nothing happens if the connection is over by now.
 
         Raises:
             RuntimeError: it was called more often than `hold`.
@@ -197,7 +197,8 @@ class Connection(Stream):
             self.close()
 
     def end_for(self, error: Exception) -> None:
-        """End it because of a limit or fault: for the server. Unsent bytes are dropped; ``on_close`` gets the error."""
+        """End it because of a limit or a fault; the server calls this. Unsent bytes are dropped; ``on_close`` gets the
+        error."""
         self._teardown(error)
 
     def set_data_handler(self, handler: Callable[[bytes], bytes | None]) -> None:
@@ -207,11 +208,11 @@ class Connection(Stream):
     def drain(self, up_to_bytes: int | None = None) -> None:
         """Answer all requests that have reached this machine, then `close`: for a server that stops.
 
-        Reads until the kernel has nothing more, or, from a peer that never stops sending, what its receive buffer can
-        have held when this was called; then waits for answers that are owed (`hold`).
+        Reads until the kernel has nothing more. From a peer that never stops sending, it reads no more than the receive
+        buffer can have held when this was called. Then it waits for answers that are owed (`hold`).
 
         Args:
-            up_to_bytes: the value of `bytes_received` to stop at; for calls of its own.
+            up_to_bytes: the value of `bytes_received` to stop at. Only this method itself passes it.
         """
         if self.state is _OPEN or self.state is _HALF_CLOSED:
             if up_to_bytes is None:

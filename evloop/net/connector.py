@@ -7,13 +7,12 @@ is tried, and while it neither answers nor fails the next one joins in every 250
 that is connected wins, and the others are closed. So a family that leads nowhere (IPv6 at many homes) costs a quarter
 of a second and not a time-out.
 
-One time-out is for all of it, and it is judged by evidence. A process that was suspended, or a loop that was blocked,
-finds its timer due before it has seen what has happened meanwhile. So each attempt is asked how it stands first; and
-who comes much too late to judge gives everybody the time once more, since what counts is what the others did not do,
-not what this process did not see.
+One time-out holds for all of it. When a process was suspended, or a loop was blocked, the timer is due before the loop
+has seen what has happened meanwhile. So each attempt is first asked whether it has succeeded. If the timer is much too
+late, the whole time is given once more: the attempts must not fail because this process did not look.
 
-A protocol's ``connection`` is its `Connector` until there is a `Connection`, so that it can be written to from the
-beginning: that is kept, and sent first.
+Until there is a `Connection`, a protocol's ``connection`` is its `Connector`. So it can be written to from the
+beginning; what is written is kept, and sent first.
 """
 
 from __future__ import annotations
@@ -139,7 +138,7 @@ class Connector:
         return self._closing or self._over
 
     def __getattr__(self, name: str) -> Never:
-        # Only called for what there isn't. A connection has much more: who looks for it here is too early, or too late.
+        # Only called for what there isn't here. A connection has it; the caller is too early, or too late.
         state = "was not made" if self._over else "is not made yet, wait for on_connect"
         raise AttributeError(f"no {name!r}: the connection to {self.peer} {state}; before, there is write and close")
 

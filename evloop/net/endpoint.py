@@ -12,8 +12,8 @@
 brackets, as an IPv6 address does.
 
 ``str`` of an endpoint is this notation, and `parse_endpoint` of that is the same endpoint. Nothing is looked up and
-nothing opened here. This module is at the bottom of `evloop.net`, as both who listens and who connects need it; it
-loads nothing but exceptions, so that the command-line client, which has no loop, can use it as well.
+nothing opened here. This module is at the bottom of `evloop.net`, as listening and connecting both need it; it loads
+only exceptions, so that the command-line client, which has no loop, can use it as well.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class TcpEndpoint(Endpoint):
 
     Args:
         host: a name, or an address without brackets; ``""`` for all addresses of this machine.
-        port: 0 to 65535. 0, for who listens: one that the kernel picks.
+        port: 0 to 65535. A listener with 0 gets a port that the kernel picks.
 
     Raises:
         EndpointError: there can't be one like that.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class EventLoop(Loop):
     """A single-threaded event loop. Use it as a context manager, or `close` it.
 
-    All that it does but `connect` and `run_in_thread` is inherited, and described there: the core only waits.
+    `connect` and `run_in_thread` are added here. Everything else is inherited from `Loop` and described there.
     """
 
     _timeouts: _Timeouts | None = None  # both are made when they are needed
@@ -41,8 +41,8 @@ class EventLoop(Loop):
     ) -> Cancellable:
         """Call ``function(*args)``, which blocks, in a thread; what it returns or raises comes back as a call.
 
-        There are few threads, which end when they have nothing more to do (see `evloop.core.threads`). The function may
-        use nothing of this loop but `call_soon_threadsafe`. Neither `stop` nor `close` waits for it.
+        There are few threads, which end when they have nothing more to do (see `evloop.core.threads`). Of this loop the
+        function may only use `call_soon_threadsafe`. Neither `stop` nor `close` waits for it.
 
         Args:
             on_done: called in the loop with what it returned.

@@ -1,7 +1,7 @@
 """A kernel in memory: sockets without descriptors, a selector that knows which are ready, a clock that stands still.
 
-For tests; see `evloop.testing`, which runs the real connection and the real loop on them. What is told here of TCP is
-told by the same tests of real sockets.
+For tests; see `evloop.testing`, which runs the real connection and the real loop on them. That these sockets behave as
+TCP does is shown by tests that run on them and on real sockets.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 # No descriptor has a number like these, so nothing real can be mistaken for a socket in memory.
 _FIRST_NUMBER = 1_000_000_000
-# A program that never comes to rest would be waited for without end.
+# A program that always has something to do at once would keep a test waiting for ever.
 _MAX_PASSES_AT_A_MOMENT = 100_000
 
 
 class FakeClock:
-    """A clock that stands still until it is told otherwise. Call it to read it.
+    """A clock that stands still until ``now`` is changed. Call it to read it.
 
     Attributes:
         now: its time in seconds. A callback that adds to it is a slow one.

@@ -24,11 +24,11 @@ class Protocol:
         connection: the connection it belongs to, set before `on_connect`.
         keep_half_open: when the peer has sent all it wants to send (EOF), the connection is closed once what is
             unsent has left. Set this to True in your class to go on writing until you call `Connection.close`.
-        wants_whole_chunks: receive 64 KiB at a time from the first byte on. Otherwise a connection begins with less and
-            takes more as it fills that: cheaper for short messages, and the same to all who don't care how a stream is
-            cut.
-        message_end: bytes that end a message, or nothing. Many short messages are delivered in several pieces, so that
-            nobody waits for long; with this, a long one is not (see `evloop.net.receiving`).
+        wants_whole_chunks: receive 64 KiB at a time from the first byte on. Otherwise a connection begins with less,
+            and takes more when its peer fills that. This is cheaper for short messages, and makes no difference to a
+            protocol that does not care how a stream is cut.
+        message_end: bytes that end a message, or nothing. What arrives at once is delivered in several pieces, so that
+            nobody waits for long. With this, pieces are cut only at the end of a message (see `evloop.net.receiving`).
     """
 
     # Without a dict unless a subclass has one, which it has as soon as it doesn't declare __slots__ itself.
@@ -59,7 +59,7 @@ class Protocol:
     def data_handler(self) -> Callable[[bytes], bytes | None]:
         """What is called with received bytes: asked for once, when the connection is made; by default `on_data`.
 
-        A protocol that only passes its data on saves a call for each message by naming the receiver here.
+        A protocol that only passes its data on can name the receiver here, and saves a call for each message.
         """
         return self.on_data
 
@@ -72,12 +72,12 @@ class Protocol:
         return None
 
     def on_high_water(self) -> None:
-        """More is unsent than `Limits.high_water_bytes`: whoever produces data on their own should pause.
+        """More is unsent than `Limits.high_water_bytes`: a protocol that produces data on its own should pause.
 
         Unsent is what the kernel did not take when it was offered, which happens at the end of each pass of the loop.
-        What it takes whole tells nobody, however much that is; who wants to know within a pass what is still to be
-        offered looks at `Connection.unsent_bytes`. Reading from the peer is paused meanwhile, without the protocol's
-        help.
+        If the kernel takes all of it, this is not called, however much that was. `Connection.unsent_bytes` tells within
+        a pass how much is still to be offered. Until `on_low_water`, the peer is not read; the protocol need not do
+        anything for that.
         """
 
     def on_low_water(self) -> None:
@@ -86,7 +86,7 @@ class Protocol:
     def on_close(self, error: Exception | None) -> None:
         """The connection is over: called exactly once for each `on_connect`.
 
-        That is so when all that was written has been given to the kernel, which may go on to deliver it.
+        The connection is over when all that was written has been given to the kernel, which may still be delivering it.
 
         Args:
             error: None when it was closed in order; else why it was not: an OSError (reset by the peer, say), a
@@ -97,7 +97,8 @@ class Protocol:
         """An outgoing connection could not be made. No other callback is called, before or after."""
 
     def held_bytes(self) -> int:
-        """How much it holds of messages that have not ended: when memory runs out, those who hold most are ended."""
+        """How many bytes it holds of messages that have not ended. When memory runs out, the connections that hold most
+        are ended."""
         return 0
 
     def message_in_progress(self) -> int | None:

@@ -1,4 +1,4 @@
-"""The header by which a proxy says whom it speaks for: PROXY protocol, version 1 and version 2, without I/O.
+"""The header in which a proxy names its client: PROXY protocol, version 1 and version 2, without I/O.
 
 Theory of operation
 -------------------
@@ -10,8 +10,8 @@ and the load balancers of the clouds may send a header first, once, before the c
     version 2   signature   version, command   family, transport   length   addresses and TLVs
                 12 bytes    1 byte             1 byte              2 bytes  as many bytes as length says
 
-A `ProxyHeaderReader` is fed with what was received, cut wherever the network liked, until it has the header; what came
-after it belongs to whoever reads next. So it is a first data handler that replaces itself::
+A `ProxyHeaderReader` is fed with what was received, cut at any place, until it has the header; what comes after it
+belongs to the next reader. So it is used as a first data handler that replaces itself::
 
     def on_data(data):
         if (found := reader.feed(data)) is None:
@@ -20,9 +20,9 @@ after it belongs to whoever reads next. So it is a first data handler that repla
         connection.set_data_handler(handler)
         return handler(rest) if rest else None
 
-Whoever sends this header decides what address everybody sees. So it is read from addresses that are trusted to say the
-truth, where it is mandatory; from all others it is ordinary bytes, and `looks_like_proxy_header` is for a line in the
-log that says what these bytes seem to be.
+The sender of this header decides which address everybody sees. So it should be read only from addresses that are
+trusted to tell the truth, and must be there then. From all others it is ordinary bytes; `looks_like_proxy_header` helps
+to log what these bytes seem to be.
 
 What does not begin like a header is rejected at the first byte that differs, what is too long as soon as that can be
 told: the reader never holds more than the limit, and a client that was not expected here gets its answer at once.
@@ -100,7 +100,7 @@ class ProxyHeader:
         source: the client's address, as sockets have it: host and port, or the path of a Unix socket (a name in the
             abstract namespace with ``@`` in front). None if the proxy doesn't know or there is no client: then the
             connection's own peer is all that is known.
-        destination: where the client connected to; None likewise.
+        destination: where the client connected to; None in the same cases.
         tlvs: what else was said, as pairs of type and value, in order.
         authority: the host name that the client asked for (SNI), or None.
         alpn: the protocol that was agreed on, or None.
@@ -163,7 +163,7 @@ class ProxyHeaderReader:
         max_bytes: how long a header may be, 107 at least; one of version 1 is never longer than that.
 
     Attributes:
-        received: how many bytes of the header it holds. 0: whoever connected has said nothing, a probe likely.
+        received: how many bytes of the header it holds. 0: nothing was received, so it was probably a probe.
     """
 
     __slots__ = ("_enough", "_held", "_max_bytes")
@@ -227,7 +227,7 @@ class ProxyHeaderReader:
 
 
 def looks_like_proxy_header(data: bytes) -> bool:
-    """Whether a stream's first received bytes look like a PROXY header: for who does not expect one."""
+    """Whether a stream's first received bytes look like a PROXY header: for a server that does not expect one."""
     return data.startswith((b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN", _V2))
 
 

@@ -2,13 +2,14 @@
 
 Theory of operation
 -------------------
-A connection has one turn in each pass of the loop, and everybody else waits until it is over. What a turn costs is not
-told by its bytes: 64 KiB can be a piece of one message or 65,536 empty ones, nanoseconds of work or tens of
+A connection has one turn in each pass of the loop, and everybody else waits until it is over. The number of bytes does
+not tell what a turn costs: 64 KiB can be a piece of one message or 65,536 empty ones, nanoseconds of work or tens of
 milliseconds. So three things bound it:
 
-* A receive begins small and grows while the peer fills it: few system calls for who sends much, and the least memory
-  for who doesn't.
-* What was received is given to the protocol in pieces (`piece_end`) of which none can be much work, however bad it is.
+* A receive begins small and grows while the peer fills it. So a peer that sends much needs few system calls, and one
+  that does not needs little memory.
+* What was received is given to the protocol in pieces (`piece_end`), each so small that even the worst input is little
+  work.
 * After each piece the turn is over if it has taken `TURN_S`, or if the replies to it are more than
   `MAX_TURN_REPLY_BYTES`. The rest of what was received waits for the next pass; meanwhile nothing is received.
 
@@ -24,10 +25,10 @@ RECV_BYTES = 65536
 # The least, to begin with. With its header this is just what CPython's own allocator handles (512 bytes), which makes a
 # receive 0.1 us cheaper than malloc does; most messages are short.
 FIRST_RECV_BYTES = 479
-# How much more the next one takes when one was filled, and less when not all of it could be dealt with in one turn.
+# The factor by which the next one is larger when one was filled, and smaller when one turn was not enough for it.
 _GROWTH = 8
 
-# What is dealt with without looking at the clock: so little that the worst of it takes some tenths of a millisecond.
+# What is handled without looking at the clock: so little that even the worst input takes some tenths of a millisecond.
 PIECE_BYTES = 4096
 # A piece takes in a rest of up to this, as each one costs 2 us: 256 messages of 32 bytes are one piece.
 _REST_BYTES = PIECE_BYTES * 3 // 2
@@ -44,7 +45,7 @@ def larger_recv_bytes(asked: int) -> int:
 
 
 def smaller_recv_bytes(asked: int) -> int:
-    """What the next receive takes at most, after a turn that was over before all was dealt with."""
+    """What the next receive takes at most, after a turn that was over before all was handled."""
     return max(asked // _GROWTH, FIRST_RECV_BYTES)
 
 

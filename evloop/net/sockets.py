@@ -1,4 +1,4 @@
-"""What is the same for every stream socket: its options, its address, and what its kernel knows of the peer."""
+"""What every stream socket needs: its options, its address as text, and what the kernel knows of the peer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
-# What else listens, Unix sockets above all, has none of TCP's options, and refuses them.
+# Other sockets, Unix sockets above all, don't have TCP's options, and refuse them.
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 # The first 12 bytes of an IPv4 address that is written as an IPv6 one.
@@ -37,10 +37,10 @@ def peer_text(address: Any) -> str:
 
 
 def origin(family: int, address: Any, ipv6_prefix_bits: int) -> object:
-    """What stands for who connects from there, for counting: equal for addresses that one owner has for the taking.
+    """By what the connections from an address are counted: equal for all addresses that probably have the same owner.
 
-    An IPv4 address is its own; IPv6 addresses are the same if so many of their first bits are. None where an address
-    tells nothing, as on a Unix socket.
+    Each IPv4 address is counted by itself; IPv6 addresses count as one if so many of their first bits are equal. None
+    if an address tells nothing, as on a Unix socket.
     """
     if family == socket.AF_INET:
         host: str = address[0]

@@ -7,8 +7,8 @@ other ways is sent near the end of the pass (`flush`, called by the loop), in on
 take all of it is a `SendQueue` made and the descriptor registered for writability. So the common exchange is one recv,
 one call of the handler, one send, and an idle stream holds no buffer at all.
 
-A receive that is large or filled is a turn of some length, and takes another path (`_take_turn`): it is dealt with
-piece by piece until the turn is over, and the rest is held for the next pass (see `evloop.net.receiving`). While a
+A receive that is large, or that took all it was allowed to, takes another path (`_take_turn`): it is handled piece by
+piece until the turn is over, and the rest is held for the next pass (see `evloop.net.receiving`). While a
 callback runs that may answer many messages, what is returned and what is written are collected in one list (`batch`),
 so that they leave in one piece and in their order.
 
@@ -209,7 +209,7 @@ class Stream:
         return b"".join(replies), start
 
     def _go_on_if_not_paused(self) -> None:
-        """Arrange for the next turn, in which what is held is dealt with."""
+        """Arrange for the next turn, in which the rest that is held is handled."""
         if not self._pause:
             self._pause = PAUSED_BY_TURN
             self.loop.call_later(0, self._go_on)  # not call_soon, which may be in this pass

@@ -2,19 +2,20 @@
 
 Theory of operation
 -------------------
-Time-outs usually mean a timer per connection, or a time stamp per message, and both are paid for by every message of
-every well-behaved client. Here neither exists. A connection counts its bytes anyway; so every now and then the server
-sweeps over its connections and compares. Bytes that have not changed since the last look: idle. Something unsent and no
-byte has left: stalled. The same message still unfinished: too slow, however many bytes of it came. A time-out is
-so found late by up to three intervals of the sweep, never early; and an idle connection pays some 0.2 us per interval.
+Usually a time-out needs a timer for each connection, or a time stamp for each message, so every message of every
+well-behaved client pays for it. Here neither exists. A connection counts its bytes anyway; so now and then the server
+sweeps over its connections and compares. If the bytes have not changed since the last look, it is idle. If something is
+unsent and no byte has left, it is stalled. If the same message is still unfinished, it is too slow, however many bytes
+of it have come. So a time-out is found late by up to three intervals of the sweep, never early; and an idle connection
+costs some 0.2 us in each interval.
 
-Whether a peer reads is not seen by what our kernel takes: it holds megabytes, and takes nothing for minutes while a
-slow peer reads from them. So it is asked what the peer has acknowledged. That is a system call, so it is asked only
-about connections of which something waits here, or which have just become quiet.
+What our kernel takes does not show whether a peer reads: the kernel holds megabytes, and takes nothing for minutes
+while a slow peer reads from them. So the kernel is asked how much the peer has acknowledged. That is a system call, so
+it is made only for connections for which something waits here, or which have just become quiet.
 
-A process may not run for a while: stopped by a signal, frozen with its container or its machine. All that time peers
-go on sending and reading, so a sweep that comes late finds everybody overdue. It only looks: nobody is judged before
-the next one, by when what is ready has been read.
+A process may not run for a while: stopped by a signal, frozen with its container or its machine. In that time peers go
+on sending and reading, so a sweep that comes late finds everybody overdue. It only looks, and judges nobody. The next
+one does, and by then everything that is ready has been read.
 
 A connection that is paused is watched by no poller, so its peer's reset is found here, too.
 
@@ -54,7 +55,7 @@ class StallClock:
     """For how long something has not changed, by connection. Only what is asked about takes memory.
 
     Attributes:
-        seen: the last value of each, and when it was seen first. Whoever closes a connection takes it out.
+        seen: the last value of each, and when it was seen first. `Sweeper.forget` takes out a connection that is over.
     """
 
     def __init__(self) -> None:
@@ -186,7 +187,7 @@ class Sweeper:
         if self._limits.message_timeout_s is None:
             return 0.0
         try:
-            # Who is not being read can't finish a message, so no time runs for it.
+            # A connection that is not being read can't finish a message, so no time counts for it.
             unread = connection.paused or connection.closing
             message = None if unread else connection.protocol.message_in_progress()
         except Exception as error:

@@ -45,11 +45,11 @@ def serve(
     on_listening: Callable[[list[str]], object] | None = None,
     on_start: Callable[[EventLoop, Server], Iterable[Server] | None] | None = None,
 ) -> None:
-    """Serve until a signal says stop, then drain: the whole of a small server's main function.
+    """Serve until a signal comes, then drain: a small server's main function needs no more than this.
 
-    The signals are SIGTERM, SIGINT and SIGHUP; a second one aborts at once. SIGUSR1 writes a status to the log. Takes
-    SIGALRM and the interval timer of real time, too, to find out what blocks the loop, unless the program uses them. To
-    be called in the main thread.
+    The signals are SIGTERM, SIGINT and SIGHUP; a second one aborts at once. SIGUSR1 writes a status to the log. It also
+    uses SIGALRM and the interval timer of real time, to find out what blocks the loop, unless the program uses them
+    itself. To be called in the main thread.
 
     Args:
         protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass.
@@ -63,11 +63,11 @@ def serve(
         tls: serve by TLS, with these certificates, which are read again when their files change.
         on_listening: called with the addresses once it listens. Default: they are printed on stderr.
         on_start: called with loop and server before the loop runs: for timers, outgoing connections, other servers.
-            Those that it returns, in a list, are stopped with the first.
+            Servers that it returns, in a list, are stopped together with the first one.
 
     Raises:
         SystemExit: it can't listen. One line on stderr says what happened and what to do, and the exit status is 3. To
-            deal with that otherwise, use `Server.listen`, which raises `ListenError`, and `prepare`.
+            handle that yourself, use `Server.listen`, which raises `ListenError`, and `prepare`.
     """
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
         servers = [Server(loop, protocol_factory, limits)]
@@ -112,7 +112,7 @@ def _listen(
 
 
 def prepare(loop: Loop, *servers: Server) -> None:
-    """What servers that are a program do besides serving. To be called in the main thread, before the loop runs.
+    """Make a program of servers: signals, and an orderly stop. To be called in the main thread, before the loop runs.
 
     SIGTERM, SIGINT or SIGHUP (the terminal was closed; stays ignored under nohup): drain all servers, then stop the
     loop; on a second one abort at once. `Server.aborted` tells afterwards which it was. SIGUSR1: write their status to

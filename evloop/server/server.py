@@ -57,8 +57,8 @@ class Server:
             number. Default: ``ERR too-many-connections limit 10000`` and LF.
 
     Attributes:
-        connections: those that are open, and by whom they are counted for ``max_connections_per_address``
-            (`evloop.net.sockets.origin`); None if they are not.
+        connections: those that are open, each with the owner of its address, by whom it is counted for
+            ``max_connections_per_address`` (`evloop.net.sockets.origin`); with None if it is not counted.
         stats: counters.
         stopping: True once `drain` or `abort` was called.
         aborted: True if connections were not ended in order when it was stopped: by `abort`, because the time to
@@ -192,8 +192,8 @@ class Server:
         aborted.
 
         Args:
-            on_stopped: called once, when the last connection is closed. If it is stopping already it goes on with that,
-                and this is called in the end, too.
+            on_stopped: called once, when the last connection is closed. If the server is stopping already, it goes on
+                with that, and calls this at the end, too.
         """
         if on_stopped is not None:
             self._on_stopped.append(on_stopped)
@@ -256,7 +256,7 @@ class Server:
     def status(self) -> dict[str, Value]:
         """What an operator wants to know, as values; the names are those of `evloop.server.stats.STATUS`.
 
-        To look at it changes nothing. It goes over all connections: 1 ms for some thousands.
+        Reading it changes nothing. It goes over all connections, which takes 1 ms for some thousands.
         """
         received, sent = self.totals()
         stats = self.stats

@@ -14,10 +14,10 @@ class ServerStats:
     """Counters since the start.
 
     Attributes:
-        accepted: connections.
-        closed: of those.
-        failed: closed because of an error, limits included.
-        probes: closed without having sent a byte: health checks, port scans.
+        accepted: connections that were accepted.
+        closed: how many of them are closed.
+        failed: how many of those because of an error or a limit.
+        probes: how many of those without a byte from the client, such as health checks and port scans.
         bytes_received, bytes_sent: of closed connections; `Server.totals` adds those that are open.
         limits: one counter for each limit that was hit, by its name in `LimitError`.
     """
@@ -34,26 +34,27 @@ class ServerStats:
         self.limits: Counter[str] = Counter()
 
 
-# What `Server.status` tells, name by name. Those in ``_bytes`` and ``_s`` are bytes and seconds, the others are numbers
-# of what they are called, unless it is said. "Total" is since the start, "now" may go up and down.
+# What `Server.status` tells, name by name. Names that end in ``_bytes`` or ``_s`` are bytes or seconds; the others
+# count what their name says, unless the text says something else. "Total" counts from the start; "now" may go up and
+# down.
 STATUS = {
     "listening": "where it listens: a list of texts",
-    "connections": "open now",
-    "max_connections": "that may be open",
-    "accepted": "connections, total",
-    "closed": "of those, total",
-    "failed": "closed because of an error, limits included, total",
-    "probes": "closed without a byte from the client, total",
-    "received_bytes": "total",
+    "connections": "connections that are open, now",
+    "max_connections": "connections that may be open at the same time",
+    "accepted": "connections that were accepted, total",
+    "closed": "connections that were closed, total",
+    "failed": "connections that were closed because of an error or a limit, total",
+    "probes": "connections that were closed without a byte from the client, total",
+    "received_bytes": "received, total",
     "sent_bytes": "given to the kernel, total",
-    "unsent_bytes": "that the kernel has not taken, now",
-    "not_reading": "connections whose peer reads slower than it is written to, now",
-    "limits_hit": "total of each limit that was hit, by its name",
+    "unsent_bytes": "not yet taken by the kernel, now",
+    "not_reading": "connections whose peer reads more slowly than we write, now",
+    "limits_hit": "how often each limit was hit, by its name, total",
     "accept_errors": "accepts that failed, total",
-    "out_of_descriptors": "of those, because there were none left, total",
-    "passes": "of the loop, total",
-    "slow_passes": "of those, that took too long, total",
-    "timers": "still to fire, now",
+    "out_of_descriptors": "accepts that failed because there was no descriptor left, total",
+    "passes": "passes of the loop, total",
+    "slow_passes": "passes of the loop that took too long, total",
+    "timers": "timers that are still to fire, now",
     "selector": "what the loop waits with: its name",
     "worst_lag_s": "the longest pass of the last minute or two",
     "slowest_pass_s": "the longest slow pass since the start; None if there was none",

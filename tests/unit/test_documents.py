@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import evloop
 from paths import ROOT
 
 DOCUMENTS = sorted(
@@ -18,7 +19,7 @@ DOCUMENTS = sorted(
     if ".venv" not in path.parts and "site-packages" not in path.parts
 )
 
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"\s]+)\"")
 
 # A path from the root of the project, wherever it stands: in a sentence, in a command, in a table.
 FOLDERS = "evloop|bin|benchmarks|tests|docs|tools|examples|deploy|\\.ci|\\.github"
@@ -61,7 +62,7 @@ def test_the_documents_are_found() -> None:
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in LINK.findall(page.read_text(encoding="utf-8")):
+    for target in map("".join, LINK.findall(page.read_text(encoding="utf-8"))):
         if re.match(r"[a-z]+:", target):
             continue  # another site
         path, _, anchor = target.partition("#")
@@ -86,3 +87,22 @@ def test_modules_and_tests_exist(page: Path) -> None:
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     for test in TEST.findall(text):
         assert f"def {test}" in tests or list((ROOT / "tests").rglob(f"{test}.py")), f"{test}: no such test"
+
+
+def test_no_module_is_longer_than_the_readme_says() -> None:
+    found = re.search(r"No module has more than (\d+) lines", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert found
+    for path in (ROOT / "evloop").rglob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= int(found[1]), path
+
+
+def test_the_names_in_the_readmes_table_of_the_library_are_public() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("All these names are imported from `evloop`:")[2].partition("\n\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.M))
+    assert {"Protocol", "LineProtocol", "Connection", "prepare", "Server", "EventLoop"} <= set(rows)
+    for name, described in rows.items():
+        public = getattr(evloop, name)
+        if isinstance(public, type):
+            for used in re.findall(r"`([a-z_]+)`", described):
+                assert hasattr(public, used), f"{name} has no {used}"

@@ -71,7 +71,7 @@ class Output:
     """Replies to stdout, errors to stderr; knows the exit status that follows.
 
     Raises:
-        OutputEndedError: whoever read stdout has enough.
+        OutputEndedError: the reader of stdout has closed it.
         OutputError: stdout can't be written for another reason.
     """
 
@@ -205,11 +205,13 @@ def make_parser() -> argparse.ArgumentParser:
         type=seconds,
         default=DEFAULT_TIMEOUT_S,
         metavar="SECONDS",
-        help="longest wait for the connection, all addresses of a name together, and for a whole answer "
+        help="longest wait for the connection (all addresses of a name together), and for each whole answer "
         "(default: %(default)g)",
     )
     parser.add_argument(
-        "--classic", action="store_true", help="the lab exercise's exchange: no line ends, a reply is shown as it came"
+        "--classic",
+        action="store_true",
+        help="the lab exercise's exchange: without line ends; a reply is shown as it came",
     )
     return parser
 

@@ -34,7 +34,7 @@ class OutputError(EvloopError):
 
 
 class OutputEndedError(EvloopError):
-    """Whoever read stdout has enough."""
+    """The reader of stdout has closed it: it wants no more."""
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -51,7 +51,7 @@ def write_stdout(data: bytes) -> None:
     """All of it to stdout, unless that is closed.
 
     Raises:
-        OutputEndedError: whoever read stdout has enough.
+        OutputEndedError: the reader of stdout has closed it.
         OutputError: it can't be written for another reason.
     """
     if sys.stdout is None:
