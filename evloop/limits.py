@@ -265,6 +265,15 @@ class Limits(_Immutable):
         at_it="aborted",
         counter="write-timeout",
     )
+    # What a trusted proxy says first is there as soon as its connection is, so this is long. A proxy that is not set up
+    # to say it is found by what comes instead; by this one only if nothing comes.
+    proxy_header_timeout_s: float = limit(
+        default=10.0, least=0, at_it="closed, nothing is sent", counter="proxy-header-timeout"
+    )
+    # The addresses take 232 bytes at most; the rest is for what else is told, a client's certificate for one.
+    proxy_header_bytes: int = limit(
+        default=4096, least=107, at_it="closed, nothing is sent; counted as a bad PROXY header"
+    )
     # How long a shutdown may take to answer and flush before what is left is aborted.
     drain_timeout_s: float = limit(
         default=10.0,

@@ -15,8 +15,9 @@ from evloop.core.loop import Loop
 from evloop.core.timers import Timer
 from evloop.errors import LimitError
 from evloop.limits import Limits
-from evloop.log import DEBUG, INFO, Logger
+from evloop.log import DEBUG, INFO, WARNING, Logger
 from evloop.net.protocol import Protocol
+from evloop.net.unexpectedheader import FIRST_BYTES, look_for_header
 from evloop.ratelimit import LimitedLogger
 from evloop.server.server import Server
 
@@ -39,6 +40,7 @@ class ServiceSettings:
         max_message_bytes: the longest message that is counted; None for any length, which is safe, as a message is
             counted as it arrives and never held.
         limits: those of the server.
+        proxy_from: proxies that are trusted to say whom they speak for; as for `Server`.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class ServiceSettings:
         template: str = DEFAULT_TEMPLATE,
         max_message_bytes: int | None = None,
         limits: Limits | None = None,
+        proxy_from: str = "",
     ) -> None:
         self.framing = framing
         self.template = template
         self.max_message_bytes = max_message_bytes
         self.limits = Limits() if limits is None else limits
+        self.proxy_from = proxy_from
 
     def session_factory(self) -> Callable[[Counter[str]], Session]:
         """What makes the session of each connection, given where it counts limits. They share one table of replies.
@@ -77,15 +81,30 @@ class CharCountProtocol(Protocol):
         self._server = server
 
     def data_handler(self) -> Callable[[bytes], bytes]:
-        return self._on_first_data if self._server.log.enabled(INFO) else self.session.feed
+        log = self._server.log
+        if log.enabled(INFO):
+            return self._on_first_data
+        return self._look_at_first_data if log.enabled(WARNING) else self.session.feed
 
     def _on_first_data(self, data: bytes) -> bytes:
-        self._server.log.log(INFO, "connect %s", self.connection.peer)
-        self.connection.set_data_handler(self.session.feed)
-        reply = self.session.feed(data)
+        connection = self.connection
+        header = connection.proxy_header
+        if header is None:
+            self._server.log.log(INFO, "connect %s", connection.peer)
+        else:
+            level = DEBUG if header.local else INFO
+            self._server.log.log(level, "connect %s through %s: %s", connection.peer, header.sender, header)
+        reply = self._look_at_first_data(data)
         if not reply and self.waits_for_line_end:
             self._server.hint_later(self)
         return reply
+
+    def _look_at_first_data(self, data: bytes) -> bytes:
+        feed = self.session.feed
+        self.connection.set_data_handler(feed)
+        if data[:1] in FIRST_BYTES and self.connection.proxy_header is None:
+            look_for_header(self.connection, data, self._server.proxy_option)
+        return feed(data)
 
     @property
     def waits_for_line_end(self) -> bool:
@@ -103,8 +122,7 @@ class CharCountProtocol(Protocol):
         self._server.forget_hint(self)
         self._server.messages += self.session.messages
         self._server.errors += self.session.errors
-        is_probe = not connection.bytes_received and not isinstance(error, LimitError)
-        level = DEBUG if is_probe else INFO
+        level = DEBUG if connection.is_probe and not isinstance(error, LimitError) else INFO
         if not self._server.log.enabled(level):
             return
         self._server.log.log(
@@ -139,7 +157,11 @@ class CharCountServer(Server):
 
     Raises:
         TemplateError: the reply template can't be used.
+        ValueError: the networks of the proxies can't.
     """
+
+    looks_for_headers = False  # the protocol does, where it logs the first bytes anyway
+    proxy_option = "--proxy-from"
 
     def __init__(self, loop: Loop, settings: ServiceSettings | None = None) -> None:
         settings = ServiceSettings() if settings is None else settings
@@ -149,7 +171,12 @@ class CharCountServer(Server):
         self._hints: dict[CharCountProtocol, Timer] = {}
         self.log = LimitedLogger(Logger("charcount"), loop.clock, call_later=loop.call_later)
         protocol_class = RawCharCountProtocol if settings.framing == "raw" else CharCountProtocol
-        super().__init__(loop, lambda: protocol_class(new_session(self.stats.limits), self), settings.limits)
+        super().__init__(
+            loop,
+            lambda: protocol_class(new_session(self.stats.limits), self),
+            settings.limits,
+            proxy_from=settings.proxy_from,
+        )
 
     def hint_later(self, protocol: CharCountProtocol) -> None:
         """Say in the log what is missing, if this client's first line does not end soon: a client of the exercise sends

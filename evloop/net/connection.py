@@ -40,14 +40,11 @@ from evloop.net.stream import (
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from evloop.net.proxyheader import ProxyHeader
     from evloop.net.tlsinfo import TLSInfo
 
-_OPEN = State.OPEN
-_HALF_OPEN = State.HALF_OPEN
-_HALF_CLOSED = State.HALF_CLOSED
-_FLUSHING = State.FLUSHING
-_LINGERING = State.LINGERING
-_CLOSED = State.CLOSED
+_OPEN, _FLUSHING, _LINGERING, _CLOSED = State.OPEN, State.FLUSHING, State.LINGERING, State.CLOSED
+_HALF_OPEN, _HALF_CLOSED = State.HALF_OPEN, State.HALF_CLOSED
 
 # The protocol of a connection that is over.
 NOBODY = Protocol()
@@ -67,6 +64,7 @@ class Connection(Stream):
         protocol: whose callbacks it calls.
         limits: what bounds it.
         peer: the other end as text, ``host:port``, for logs.
+        proxy_header: what a trusted proxy has said of this client (`evloop.net.proxyheader`); None without one.
         state: where it is in its life (`evloop.net.state`). Read it only.
         bytes_received, bytes_sent: totals so far.
         opened_at: when it was opened, in seconds of ``loop.now``.
@@ -82,6 +80,7 @@ class Connection(Stream):
         "opened_at",
         "peer",
         "protocol",
+        "proxy_header",
     )
 
     def __init__(
@@ -97,6 +96,7 @@ class Connection(Stream):
         super().__init__(loop, sock, limits)
         self.protocol = protocol
         self.peer = peer
+        self.proxy_header: ProxyHeader | None = None  # set before it is opened
         self.opened_at = loop.now
         # Kept for the server's sweep: bytes moved when it last looked, and when it saw that number change.
         self.activity = 0
@@ -201,9 +201,10 @@ class Connection(Stream):
         error."""
         self._teardown(error)
 
-    def set_data_handler(self, handler: Callable[[bytes], bytes | None]) -> None:
-        """From now on call ``handler`` with received bytes, instead of what `Protocol.data_handler` named."""
-        self._on_data = handler
+    def set_data_handler(self, handler: Callable[[bytes], bytes | None]) -> Callable[[bytes], bytes | None]:
+        """From now on call ``handler`` with received bytes, and no longer what this returns."""
+        before, self._on_data = self._on_data, handler
+        return before
 
     def drain(self, up_to_bytes: int | None = None) -> None:
         """Answer all requests that have reached this machine, then `close`: for a server that stops.
@@ -240,6 +241,11 @@ class Connection(Stream):
         """True once `close` or `abort` was called or the connection is gone."""
         state = self.state
         return state is not _OPEN and state is not _HALF_OPEN and state is not _HALF_CLOSED
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether nobody has used it so far: no byte has come, or a proxy speaks for itself."""
+        return not self.bytes_received or (self.proxy_header is not None and self.proxy_header.local)
 
     @property
     def tls(self) -> TLSInfo | None:

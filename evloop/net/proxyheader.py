@@ -96,7 +96,8 @@ class ProxyHeader:
 
     Attributes:
         version: 1 or 2, of the protocol.
-        local: the proxy speaks for itself, as in a health check: there is no client.
+        local: the proxy speaks for itself, as in a health check: there is no client. Who reads the header may find that
+            out in other ways, too, and set it.
         source: the client's address, as sockets have it: host and port, or the path of a Unix socket (a name in the
             abstract namespace with ``@`` in front). None if the proxy doesn't know or there is no client: then the
             connection's own peer is all that is known.
@@ -106,9 +107,21 @@ class ProxyHeader:
         alpn: the protocol that was agreed on, or None.
         unique_id: the proxy's name of this connection, or None.
         tls: what is said of the client's TLS, or None.
+        sender: the proxy's own address as text, if who received the header says it; else empty.
     """
 
-    __slots__ = ("alpn", "authority", "destination", "local", "source", "tls", "tlvs", "unique_id", "version")
+    __slots__ = (
+        "alpn",
+        "authority",
+        "destination",
+        "local",
+        "sender",
+        "source",
+        "tls",
+        "tlvs",
+        "unique_id",
+        "version",
+    )
 
     def __init__(
         self,
@@ -129,6 +142,7 @@ class ProxyHeader:
         self.unique_id = _value(tlvs, UNIQUE_ID)
         tls = _value(tlvs, SSL)
         self.tls = None if tls is None else ProxyTls(tls)
+        self.sender = ""
 
     def __str__(self) -> str:
         said = [f"PROXY v{self.version}"]

@@ -129,7 +129,7 @@ class TLSConnection(SealedConnection):
         self.bytes_received += len(data)
         if first and self._tls.server_side and data[0] != _HANDSHAKE_RECORD:
             # OpenSSL would wait for five bytes before it says so.
-            self._fail(plaintext(of_server=True), _ALERT_UNEXPECTED)
+            self._fail(plaintext(of_server=True, begins=data), _ALERT_UNEXPECTED)
             return
         self._put(data)
         began = self.loop.clock()

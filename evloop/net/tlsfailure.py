@@ -8,6 +8,7 @@ certificates its ``verify_code``. Nothing that a peer sent is in these texts.
 from __future__ import annotations
 
 from evloop.errors import TLSError
+from evloop.net.proxyheader import looks_like_proxy_header
 
 # OpenSSL's reasons, by what they mean for people. What is in none of them is a fault in what the peer sent.
 _PLAINTEXT = {"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER"}
@@ -79,9 +80,12 @@ def _explain_certificate(code: int, message: str, peer: str) -> TLSError:
     return TLSError("chain", f"the {peer}'s certificate is from nobody who is trusted here: {message}")
 
 
-def plaintext(*, of_server: bool) -> TLSError:
-    """The peer does not speak TLS."""
+def plaintext(*, of_server: bool, begins: bytes = b"") -> TLSError:
+    """The peer does not speak TLS, but begins with something else."""
     if of_server:
+        if looks_like_proxy_header(begins):
+            text = "the client begins with what looks like a PROXY header, and nobody there is trusted to send one"
+            return TLSError("plaintext", f"{text}; if it is a proxy of yours, add its address to proxy_from")
         return TLSError("plaintext", "the client does not speak TLS, and this port speaks nothing else")
     return TLSError("plaintext", "the server does not speak TLS: connect to it without")
 

@@ -40,6 +40,7 @@ def serve(
     port: int | None = None,
     *,
     limits: Limits | None = None,
+    proxy_from: str | Iterable[str] = (),
     tls: TLSServerSettings | None = None,
     unix: UnixAccess | None = None,
     on_listening: Callable[[list[str]], object] | None = None,
@@ -60,6 +61,7 @@ def serve(
         limits: what bounds it. Off by default are ``idle_timeout_s``, ``message_timeout_s`` and
             ``max_connections_per_address``, whose right values only you know: set them for a server that faces
             strangers. `Limits` says why, and suggests some.
+        proxy_from: proxies that are trusted to say whom they speak for; as for `Server`.
         tls: serve by TLS, with these certificates, which are read again when their files change.
         on_listening: called with the addresses once it listens. Default: they are printed on stderr.
         on_start: called with loop and server before the loop runs: for timers, outgoing connections, other servers.
@@ -70,7 +72,7 @@ def serve(
             handle that yourself, use `Server.listen`, which raises `ListenError`, and `prepare`.
     """
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
-        servers = [Server(loop, protocol_factory, limits)]
+        servers = [Server(loop, protocol_factory, limits, proxy_from=proxy_from)]
         try:
             try:
                 addresses = _listen(servers[0], host, port, tls, unix)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from evloop.core.loop import Loop
-from evloop.errors import LimitError, ListenError
+from evloop.errors import DISCONNECTED, LimitError, ListenError
 from evloop.limits import Limits
 from evloop.log import WARNING, Logger
 from evloop.net.connection import Connection
 from evloop.net.protocol import Protocol
 from evloop.net.sockets import origin, peer_text
 from evloop.net.sweeper import Sweeper
+from evloop.net.unexpectedheader import look_at_first_data
 from evloop.server.countdown import Countdown
 from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener
 from evloop.server.opening import UNIX, endpoint_to_listen_on, open_endpoint
+from evloop.server.refusals import Refusals, refusal_line
 from evloop.server.room import make_room
 from evloop.server.stats import ServerStats
 
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from evloop.net.endpoint import Endpoint
+    from evloop.net.proxyheader import ProxyHeader
     from evloop.net.tlssettings import TLSServerSettings
+    from evloop.server.proxygate import ProxyGate
     from evloop.server.stats import Value
     from evloop.server.unixsockets import UnixAccess
 
@@ -36,14 +40,9 @@ if TYPE_CHECKING:
 
 _log = Logger("evloop.server")
 
-# Clients over the limit that are being told so and waited for, at the same time. Beyond it they are told, and closed at
-# once: each needs a descriptor.
-_MAX_REFUSALS = 16
-
-
-def refusal_words(limit: str, number: int) -> str:
-    """Why a client is refused, for its eyes and for the log."""
-    return f"{limit} {'uid' if limit == 'uid-not-allowed' else 'limit'} {number}"
+# So many headers of proxies are waited for when the server is full, so that the client is told, and logged, and not its
+# proxy.
+_MAX_HEADERS_WHEN_FULL = 8
 
 
 class Server:
@@ -55,6 +54,10 @@ class Server:
         limits: what bounds it.
         refusal: what is sent to a client over a connection limit before it is closed, made from the limit's name and
             number. Default: ``ERR too-many-connections limit 10000`` and LF.
+        proxy_from: proxies whose word is taken for whom they speak for, as `evloop.net.trustedpeers.TrustedPeers` wants
+            it: ``"10.0.0.0/8,2001:db8::7"``; ``unix`` for all Unix sockets. Each of their connections must begin with a
+            PROXY header; it then counts, and shows in logs, as one from the client's own address. What others send is
+            never taken for such a header.
 
     Attributes:
         connections: those that are open, each with the owner of its address, by whom it is counted for
@@ -66,13 +69,19 @@ class Server:
         listeners: where it listens.
     """
 
+    # For subclasses: whether the first bytes of each connection are looked at for a PROXY header that is not expected
+    # (False: the protocol does that), and which option is named then.
+    looks_for_headers = True
+    proxy_option = "proxy_from"
+
     def __init__(
         self,
         loop: Loop,
         protocol_factory: Callable[[], Protocol],
         limits: Limits | None = None,
         *,
-        refusal: Callable[[str, int], bytes] = lambda *why: b"ERR " + refusal_words(*why).encode() + b"\n",
+        refusal: Callable[[str, int], bytes] = refusal_line,
+        proxy_from: str | Iterable[str] = (),
     ) -> None:
         self.loop = loop
         self.limits = Limits() if limits is None else limits
@@ -81,9 +90,13 @@ class Server:
         self.listeners: list[Listener] = []
         self.max_connections = self._affordable(self.limits.max_connections)
         self._protocol_factory = protocol_factory
-        self._refusal = refusal
-        self._refused: set[Connection] = set()
+        self._refusals = Refusals(loop, self.limits, self.stats, refusal, self._wake_listeners)
         self._by_origin: Counter[object] = Counter()
+        self._gate: ProxyGate | None = None
+        if proxy_from:
+            from evloop.server.proxygate import ProxyGate  # here, as few are behind a proxy
+
+            self._gate = ProxyGate(loop, proxy_from, self.limits, self.stats, self._wake_listeners)
         self._forget_connection = self._forget  # one bound method for all connections
         self.stopping = False
         self.aborted = False
@@ -177,7 +190,7 @@ class Server:
         if sock.family == UNIX:
             from evloop.server.unixsockets import UnixGate  # here, as few need it
 
-            refuse = partial(self._refuse, connection_factory)
+            refuse = partial(self._refusals.refuse, connection_factory)
             accepted = UnixGate(accepted, refuse, None if unix is None else unix.uids)
         listener = Listener(
             self.loop, sock, limits.accepts_per_pass, accepted, self.stats.limits, limits.kernel_unsent_bytes
@@ -209,6 +222,8 @@ class Server:
             if not listener.resting:
                 listener.accept_up_to(self.limits.backlog + 1)
             listener.close()
+        if self._gate is not None:
+            self._gate.drain()
         for connection in list(self.connections):
             connection.drain()
 
@@ -224,15 +239,17 @@ class Server:
         self.stopping = True
         for listener in self.listeners:
             listener.close()
+        if self._gate is not None:
+            self._gate.abort()
         self.aborted = self.aborted or bool(self.connections)
-        for connection in [*self.connections, *self._refused]:
+        for connection in [*self.connections, *self._refusals.connections]:
             connection.abort()
         self._check_stopped()
 
     def _check_stopped(self) -> None:
         if not self.stopping or self.connections:
             return
-        for connection in list(self._refused):
+        for connection in list(self._refusals.connections):
             connection.abort()
         self._sweeper.stop()
         if self._countdown is not None:
@@ -270,6 +287,7 @@ class Server:
             "closed": stats.closed,
             "failed": stats.failed,
             "probes": stats.probes,
+            "bad_proxy_headers": stats.bad_proxy_headers,
             "received_bytes": received,
             "sent_bytes": sent,
             "unsent_bytes": sum(connection.unsent_bytes for connection in self.connections),
@@ -288,29 +306,47 @@ class Server:
 
     # ------------------------------------------------------------------ connections
 
-    def _accepted(self, connection_factory: ConnectionFactory, family: int, sock: socket.socket, address: Any) -> None:
-        limits = self.limits
-        per_address = limits.max_connections_per_address
-        if len(self.connections) >= self.max_connections:
-            self._refuse(connection_factory, sock, address, "too-many-connections", self.max_connections)
+    def _accepted(
+        self,
+        connection_factory: ConnectionFactory,
+        family: int,
+        sock: socket.socket,
+        address: Any,
+        header: ProxyHeader | None = None,
+    ) -> None:
+        limits, gate = self.limits, self._gate
+        occupied = len(self.connections)
+        if gate is not None:
+            occupied += len(gate.waiting)
+            may_wait = occupied < self.max_connections + _MAX_HEADERS_WHEN_FULL
+            if header is None and may_wait and gate.expects_header(family, address):
+                gate.take(sock, address, partial(self._accepted, connection_factory))
+                return
+        if occupied >= self.max_connections:
+            self._refusals.refuse(connection_factory, sock, address, "too-many-connections", self.max_connections)
             return
+        per_address = limits.max_connections_per_address
         who = None
         if per_address is not None:
             who = origin(family, address, limits.ipv6_prefix_bits)
             if who is not None and self._by_origin[who] >= per_address:
-                self._refuse(connection_factory, sock, address, "too-many-connections-from-address", per_address)
+                self._refusals.refuse(
+                    connection_factory, sock, address, "too-many-connections-from-address", per_address
+                )
                 return
-        forget, limits_hit = self._forget_connection, self.stats.limits
         self.stats.accepted += 1
+        peer, forget, limits_hit = peer_text(address), self._forget_connection, self.stats.limits
         try:
-            protocol = self._protocol_factory()
-            connection = connection_factory(self.loop, sock, peer_text(address), protocol, limits, forget, limits_hit)
+            connection = connection_factory(self.loop, sock, peer, self._protocol_factory(), limits, forget, limits_hit)
         except Exception as error:
             self.stats.failed += 1
             self.stats.closed += 1
             sock.close()
-            self.loop.log_exception(error, "connection %s closed: its protocol could not be made", peer_text(address))
+            self.loop.log_exception(error, "connection %s closed: its protocol could not be made", peer)
             return
+        connection.proxy_header = header
+        if self.looks_for_headers and header is None:
+            look_at_first_data(connection, self.proxy_option)
         if who is not None:
             self._by_origin[who] += 1
         self.connections[connection] = who
@@ -318,46 +354,6 @@ class Server:
             connection.open()
         except OSError as error:
             self._forget(connection, error)
-
-    def _refuse(
-        self, connection_factory: ConnectionFactory, sock: socket.socket, address: Any, limit: str, number: int
-    ) -> None:
-        self.stats.limits[limit] += 1
-        self.loop.log_limited(WARNING, "connection %s refused: %s", peer_text(address), refusal_words(limit, number))
-        try:
-            text = self._refusal(limit, number)
-        except Exception as error:
-            self.loop.log_exception(error, "the text of a refusal could not be made")
-            text = b""
-        if len(self._refused) >= _MAX_REFUSALS:
-            # No descriptor can be spared until it has read this; that it does is likely, not certain.
-            try:
-                if connection_factory is Connection:  # TLS would take its time to say it
-                    sock.send(text)
-                sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass
-            sock.close()
-            return
-        protocol, peer = Protocol(), peer_text(address)
-        limits_hit = self.stats.limits
-        try:
-            connection = connection_factory(
-                self.loop, sock, peer, protocol, self.limits, self._forget_refused, limits_hit
-            )
-            connection.open()
-        except Exception as error:
-            sock.close()
-            if not isinstance(error, OSError):
-                self.loop.log_exception(error, "connection %s closed: it could not be refused in order", peer)
-            return
-        self._refused.add(connection)
-        connection.write(text)
-        connection.close()
-
-    def _forget_refused(self, connection: Connection, error: Exception | None) -> None:
-        self._refused.discard(connection)
-        self._wake_listeners()
 
     def _wake_listeners(self) -> None:
         """A descriptor has become free, or will be at the end of this pass."""
@@ -376,8 +372,10 @@ class Server:
         stats.closed += 1
         stats.bytes_received += connection.bytes_received
         stats.bytes_sent += connection.bytes_sent
-        if not connection.bytes_received:
+        if connection.is_probe:
             stats.probes += 1
+            if isinstance(error, OSError) and error.errno in DISCONNECTED:
+                error = None  # some health checks end by a reset
         if error is not None:
             stats.failed += 1
             if isinstance(error, LimitError):

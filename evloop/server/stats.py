@@ -17,18 +17,30 @@ class ServerStats:
         accepted: connections that were accepted.
         closed: how many of them are closed.
         failed: how many of those because of an error or a limit.
-        probes: how many of those without a byte from the client, such as health checks and port scans.
+        probes: how many of those without a byte from the client, such as health checks and port scans, or as a
+            trusted proxy's own.
+        bad_proxy_headers: closed because a trusted proxy sent no PROXY header, or a wrong one.
         bytes_received, bytes_sent: of closed connections; `Server.totals` adds those that are open.
         limits: one counter for each limit that was hit, by its name in `LimitError`.
     """
 
-    __slots__ = ("accepted", "bytes_received", "bytes_sent", "closed", "failed", "limits", "probes")
+    __slots__ = (
+        "accepted",
+        "bad_proxy_headers",
+        "bytes_received",
+        "bytes_sent",
+        "closed",
+        "failed",
+        "limits",
+        "probes",
+    )
 
     def __init__(self) -> None:
         self.accepted = 0
         self.closed = 0
         self.failed = 0
         self.probes = 0
+        self.bad_proxy_headers = 0
         self.bytes_received = 0
         self.bytes_sent = 0
         self.limits: Counter[str] = Counter()
@@ -44,7 +56,8 @@ STATUS = {
     "accepted": "connections that were accepted, total",
     "closed": "connections that were closed, total",
     "failed": "connections that were closed because of an error or a limit, total",
-    "probes": "connections that were closed without a byte from the client, total",
+    "probes": "connections that were closed without a byte from the client, or a proxy's own health checks, total",
+    "bad_proxy_headers": "connections that were closed for want of a right PROXY header, total",
     "received_bytes": "received, total",
     "sent_bytes": "given to the kernel, total",
     "unsent_bytes": "not yet taken by the kernel, now",

@@ -11,7 +11,7 @@ import pytest
 
 from paths import SERVER
 from processes import Process, cpu_share, start_server
-from servers import RunningServer
+from servers import RunningServer, small_limits
 
 
 @pytest.fixture
@@ -57,6 +57,16 @@ def loop_cpu_share() -> Callable[[RunningServer], float]:
         return cpu_share(lambda: time.clock_gettime(clock))
 
     return share
+
+
+@pytest.fixture
+def behind(counting: Callable[..., RunningServer]) -> Callable[..., RunningServer]:
+    """Starts a character-count server that trusts proxies on 127.0.0.1."""
+
+    def start_one(proxy_from: str = "127.0.0.1", **limits: Any) -> RunningServer:
+        return counting(small_limits(**limits), proxy_from=proxy_from)
+
+    return start_one
 
 
 @pytest.fixture

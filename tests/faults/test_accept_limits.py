@@ -172,7 +172,7 @@ def test_07_connect_and_close_probes_are_counted(start):
     user.close()
     wait_until(lambda: server.server.stats.closed == 11, "all closed")
     assert server.server.stats.probes == 10
-    assert server.server.stats.failed <= 5  # a reset is told to on_close; the other five ended in order
+    assert server.server.stats.failed == 0  # a reset is told to on_close, but it is how some health checks end
 
 
 def test_07_probes_are_not_logged_above_debug_by_the_library(start, caplog):

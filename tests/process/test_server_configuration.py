@@ -352,3 +352,29 @@ def test_check_config() -> None:
     done = run("--check-config", "--max-connections", "1000000000")
     assert done.returncode == 2
     assert "descriptor limit allows" in done.stderr
+
+
+# ---------------------------------------------------------------------- proxies
+
+
+def test_proxies_are_named_by_option_or_variable() -> None:
+    assert settings()["CHARCOUNT_PROXY_FROM"] == ""
+    networks = "10.0.0.0/8,2001:db8::7,unix"
+    assert settings("--proxy-from", networks)["CHARCOUNT_PROXY_FROM"] == networks
+    assert settings(CHARCOUNT_PROXY_FROM=networks)["CHARCOUNT_PROXY_FROM"] == networks
+    assert settings("--proxy-from", "", CHARCOUNT_PROXY_FROM=networks)["CHARCOUNT_PROXY_FROM"] == ""
+
+
+@pytest.mark.parametrize(
+    ("networks", "reason"),
+    [
+        ("10.0.0.5/8", "'10.0.0.5/8' goes on after its first 8 bits: 10.0.0.0/8 is the network"),
+        ("10.0.0.0/8,haproxy.example", "'haproxy.example' is no network: give addresses or networks as 192.0.2.1, "),
+    ],
+)
+def test_proxies_that_are_no_networks_are_a_usage_error(networks: str, reason: str) -> None:
+    for done in (run("--proxy-from", networks), run(CHARCOUNT_PROXY_FROM=networks)):
+        assert done.returncode == 2
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert ("--proxy-from" in done.stderr) or ("CHARCOUNT_PROXY_FROM" in done.stderr)

@@ -15,14 +15,16 @@ from evloop.server.descriptors import RESERVED_DESCRIPTORS, affordable_connectio
 TABLE = Limits.table
 LEAST_ZERO = [name for name, entry in TABLE.items() if not entry.can_be_off and entry.least == 0]
 LEAST_ONE = [name for name, entry in TABLE.items() if not entry.can_be_off and entry.least == 1]
+LEAST_MORE = [name for name, entry in TABLE.items() if not entry.can_be_off and entry.least > 1]
 ABOVE_ZERO_OR_NONE = [name for name, entry in TABLE.items() if entry.can_be_off]
 
 
 def test_every_limit_is_tested_here():
-    assert {*LEAST_ZERO, *LEAST_ONE, *ABOVE_ZERO_OR_NONE} == set(TABLE)
+    assert {*LEAST_ZERO, *LEAST_ONE, *LEAST_MORE, *ABOVE_ZERO_OR_NONE} == set(TABLE)
     # They are read off the table, so this knows of each kind one.
     assert "drain_timeout_s" in LEAST_ZERO
     assert "backlog" in LEAST_ONE
+    assert "proxy_header_bytes" in LEAST_MORE
     assert "write_timeout_s" in ABOVE_ZERO_OR_NONE
 
 
@@ -64,6 +66,14 @@ def test_limits_are_small_and_can_be_copied_and_derived_from():
     assert repr(copy.copy(Limits(backlog=7))) == repr(Limits(backlog=7))
     assert MyLimits(backlog=7).backlog == 7
     assert MyLimits().max_connections == Limits().max_connections
+
+
+@pytest.mark.parametrize("name", LEAST_MORE)
+def test_must_be_enough(name):
+    least = TABLE[name].least
+    assert getattr(Limits(**{name: least}), name) == least
+    with pytest.raises(ValueError, match=f"{name} must be at least {least}, got {least - 1}"):
+        Limits(**{name: least - 1})
 
 
 @pytest.mark.parametrize("name", LEAST_ZERO)

@@ -171,3 +171,15 @@ def seconds(text: str) -> float:
     if not 0 <= value <= 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return value
+
+
+def networks(text: str) -> str:
+    """Addresses and networks, separated by commas; as they are, once it is known that they make sense."""
+    if text:
+        from evloop.net.trustedpeers import TrustedPeers  # here, as few need it
+
+        try:
+            TrustedPeers(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return text

@@ -102,6 +102,7 @@ def make_settings(parser: CommandParser, args: argparse.Namespace) -> ServiceSet
             template=args.reply,
             max_message_bytes=args.max_message or None,
             limits=make_limits(args),
+            proxy_from=args.proxy_from,
         )
         settings.session_factory()
     except TemplateError as error:

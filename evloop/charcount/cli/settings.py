@@ -14,6 +14,7 @@ from collections.abc import Callable
 from evloop.charcount.cli.arguments import (
     endpoint,
     file_mode,
+    networks,
     port_number,
     positive_number,
     seconds,
@@ -205,6 +206,15 @@ SETTINGS = (
         parse=users,
         metavar="UIDS",
         unset="all of them",
+    ),
+    Setting(
+        "where it listens",
+        "proxy_from",
+        "",
+        "proxies that send a PROXY header first, and are trusted: addresses, networks, or unix for all Unix sockets",
+        parse=networks,
+        metavar="CIDR[,...]",
+        unset="nobody",
     ),
     Setting(
         "what it speaks (docs/protocol.md)",

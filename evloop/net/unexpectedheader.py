@@ -1,0 +1,45 @@
+"""A PROXY header where nobody expects one: a proxy that is set up to send it, and a server that is not told.
+
+To such a server the header is data like other data, and must be: anybody can send it. But then each answer is the one
+to the message before it, and nobody is told. So the first bytes of a connection are looked at, and the log says it.
+"""
+
+from __future__ import annotations
+
+from evloop.log import WARNING
+from evloop.net.connection import Connection
+
+# What a PROXY header begins with. More is looked at, and the module that knows is loaded, only after one of these.
+FIRST_BYTES = (b"P", b"\r")
+
+
+def look_for_header(connection: Connection, data: bytes, option: str) -> None:
+    """Say in the log if a connection's first bytes look like a PROXY header.
+
+    Args:
+        connection: without a header that was expected.
+        data: the first that was received.
+        option: which option wants to know from where to expect it.
+    """
+    if data[:1] in FIRST_BYTES:
+        from evloop.net.proxyheader import looks_like_proxy_header
+
+        if looks_like_proxy_header(data):
+            connection.loop.log_limited(
+                WARNING,
+                "connection %s begins with what looks like a PROXY header, and that was taken for data, as nobody "
+                "there is trusted to send one; if it is a proxy of yours, add its address to %s",
+                connection.peer,
+                option,
+            )
+
+
+def look_at_first_data(connection: Connection, option: str) -> None:
+    """Have `look_for_header` see what is received first, and nothing else: for who made the connection."""
+
+    def first(data: bytes) -> bytes | None:
+        connection.set_data_handler(handler)
+        look_for_header(connection, data, option)
+        return handler(data)
+
+    handler = connection.set_data_handler(first)
