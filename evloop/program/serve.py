@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -12,7 +13,6 @@ from evloop.eventloop import EventLoop
 from evloop.limits import Limits
 from evloop.log import INFO, NOTICE, Logger, load, say
 from evloop.net.protocol import Protocol
-from evloop.program.systemd import take_inherited
 from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server.server import Server
 
@@ -103,9 +103,12 @@ def _listen(
     tls: TLSServerSettings | None,
     unix: UnixAccess | None,
 ) -> list[str]:
-    inherited = take_inherited() if host is None and port is None else {}
-    if inherited:
-        return [address for endpoint in inherited for address in server.listen(endpoint, tls=tls, unix=unix)]
+    if host is None and port is None and "LISTEN_PID" in os.environ:
+        from evloop.program.systemd import take_inherited  # here, as most are started without sockets
+
+        inherited = take_inherited()
+        if inherited:
+            return [address for endpoint in inherited for address in server.listen(endpoint, tls=tls, unix=unix)]
     try:
         return server.listen(host, port, tls=tls, unix=unix)
     except EndpointError as error:

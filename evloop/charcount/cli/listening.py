@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from evloop.charcount.cli.arguments import CommandParser, one_line, user_ids
 from evloop.charcount.cli.settings import SETTINGS
 from evloop.net.connection import Connection
 from evloop.net.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, parse_endpoint
-from evloop.program.systemd import take_inherited
 from evloop.server.opening import endpoint_to_listen_on
 from evloop.server.tcpsockets import resolve
 
@@ -55,7 +55,11 @@ class Places:
     """
 
     def __init__(self, parser: CommandParser, args: argparse.Namespace) -> None:
-        inherited = take_inherited()
+        inherited: dict[Endpoint, str] = {}
+        if "LISTEN_PID" in os.environ:
+            from evloop.program.systemd import take_inherited  # here, as most are started without sockets
+
+            inherited = take_inherited()
         self.names: dict[Endpoint, str] = {}
         if args.listen:
             for text in args.listen:
