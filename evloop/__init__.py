@@ -13,56 +13,74 @@ if TYPE_CHECKING:
     from evloop.errors import (
         CallbackResultError,
         ConnectError,
+        ConnectionLostError,
         EndpointError,
         EvloopError,
+        IncompleteReadError,
         LimitError,
         ListenError,
         TLSError,
         TLSSettingsError,
     )
+    from evloop.eventloop import EventLoop
     from evloop.limits import Limits
     from evloop.net.connection import Connection
     from evloop.net.endpoint import Endpoint, parse_endpoint
-    from evloop.net.eventloop import EventLoop
     from evloop.net.protocol import Protocol
     from evloop.net.state import State
     from evloop.net.tlsinfo import TLSInfo
     from evloop.net.tlssettings import TLSClientSettings, TLSServerSettings
     from evloop.program.serve import prepare, serve
+    from evloop.protocols.handlers import connect
     from evloop.protocols.lineframer import LineFramer
     from evloop.protocols.lines import LineProtocol
+    from evloop.protocols.streams import Stream
+    from evloop.protocols.taskgroup import TaskGroup
+    from evloop.protocols.tasks import Cancelled
+    from evloop.protocols.waiting import Event, Queue, run_in_thread, sleep, timeout
     from evloop.server.server import Server
     from evloop.server.stats import ServerStats
     from evloop.server.unixsockets import UnixAccess
 
 __all__ = [
     "CallbackResultError",
+    "Cancelled",
     "ConnectError",
     "Connection",
+    "ConnectionLostError",
     "Endpoint",
     "EndpointError",
+    "Event",
     "EventLoop",
     "EvloopError",
+    "IncompleteReadError",
     "LimitError",
     "Limits",
     "LineFramer",
     "LineProtocol",
     "ListenError",
     "Protocol",
+    "Queue",
     "Server",
     "ServerStats",
     "State",
+    "Stream",
     "TLSClientSettings",
     "TLSError",
     "TLSInfo",
     "TLSServerSettings",
     "TLSSettingsError",
+    "TaskGroup",
     "Timer",
     "UnixAccess",
     "__version__",
+    "connect",
     "parse_endpoint",
     "prepare",
+    "run_in_thread",
     "serve",
+    "sleep",
+    "timeout",
 ]
 
 _MODULES = {
@@ -70,8 +88,10 @@ _MODULES = {
     "errors": (
         "CallbackResultError",
         "ConnectError",
+        "ConnectionLostError",
         "EndpointError",
         "EvloopError",
+        "IncompleteReadError",
         "LimitError",
         "ListenError",
         "TLSError",
@@ -80,9 +100,14 @@ _MODULES = {
     "protocols.lineframer": ("LineFramer",),
     "limits": ("Limits",),
     "net.endpoint": ("Endpoint", "parse_endpoint"),
-    "net.eventloop": ("EventLoop",),
+    "eventloop": ("EventLoop",),
     "net.protocol": ("Protocol",),
     "protocols.lines": ("LineProtocol",),
+    "protocols.streams": ("Stream",),
+    "protocols.handlers": ("connect",),
+    "protocols.taskgroup": ("TaskGroup",),
+    "protocols.tasks": ("Cancelled",),
+    "protocols.waiting": ("Event", "Queue", "run_in_thread", "sleep", "timeout"),
     "server.server": ("Server",),
     "server.stats": ("ServerStats",),
     "server.unixsockets": ("UnixAccess",),

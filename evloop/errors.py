@@ -64,14 +64,35 @@ class ConnectError(EvloopError):
     """An outgoing connection could not be made. The text is one line that says what happened."""
 
 
+class ConnectionLostError(EvloopError, ConnectionError):
+    """The connection ended otherwise than by the peer's end of stream."""
+
+
+class IncompleteReadError(EvloopError, EOFError):
+    """The stream ended in the middle of what was to be read.
+
+    Attributes:
+        partial: what came of it.
+    """
+
+    def __init__(self, partial: bytes) -> None:
+        super().__init__(f"the stream ended after {len(partial)} bytes of what was to be read")
+        self.partial = partial
+
+
 class EndpointError(EvloopError, ValueError):
     """Text that is no endpoint, or parts of which there can't be one (see `evloop.net.endpoint`), in one line."""
 
 
 class CallbackResultError(EvloopError, TypeError):
-    """A callback returned something that can't be sent. The text says what, and what to return instead."""
+    """A callback returned something that can't be sent. The text says what, and what to return instead.
+
+    Attributes:
+        kind: the type of what it returned, with its module.
+    """
 
     def __init__(self, callback: Callable[..., object], result: object) -> None:
+        self.kind = f"{type(result).__module__}.{type(result).__qualname__}"
         name = getattr(callback, "__qualname__", repr(callback))
         if hasattr(result, "send") and hasattr(result, "close"):
             result.close()  # a coroutine: nobody will await it, and nobody needs to be told so a second time

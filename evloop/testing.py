@@ -20,11 +20,11 @@ from collections import Counter
 from typing import Any
 
 from evloop.errors import LimitError
+from evloop.eventloop import EventLoop
 from evloop.limits import Limits
 from evloop.log import ERROR
 from evloop.net.connection import Connection
 from evloop.net.connector import Connector
-from evloop.net.eventloop import EventLoop
 from evloop.net.memory import FakeClock, MemoryKernel, MemorySocket
 from evloop.net.protocol import Protocol
 
@@ -62,7 +62,10 @@ class MemoryLoop(EventLoop):
         self.run()
         fault, self._fault = self._fault, None
         if fault is not None:
-            raise fault
+            try:
+                raise fault
+            finally:
+                del fault  # this frame is in its traceback: a cycle
 
     def pair(self) -> tuple[MemorySocket, MemorySocket]:
         """Two sockets that are connected with each other, for what takes a socket."""

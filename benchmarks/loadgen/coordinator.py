@@ -27,7 +27,7 @@ from benchmarks.loadgen.sampling import Sampler, Usage, machine_cpu
 from benchmarks.loadgen.settings import MIN_SOCKETS_FOR_MEMORY, Settings
 from benchmarks.loadgen.target import CannotRun, Target
 from evloop.core.poller import READ
-from evloop.net.eventloop import EventLoop
+from evloop.eventloop import EventLoop
 
 # Often enough for a plot, seldom enough not to be seen in the generators' latencies: a sample takes some 0.3 ms.
 _SAMPLE_S = 0.25

@@ -39,8 +39,8 @@ from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.tally import Run
 from benchmarks.loadgen.workload import make_pool, parse_sizes
 from evloop.core.poller import READ
+from evloop.eventloop import EventLoop
 from evloop.net.endpoint import Endpoint, parse_endpoint
-from evloop.net.eventloop import EventLoop
 
 _DRAIN_TICK_S = 0.01
 _CLOSE_TIMEOUT_S = 10.0

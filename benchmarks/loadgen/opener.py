@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 from benchmarks.loadgen.clients import GENERATOR_LIMITS, CheckedClient
+from evloop.eventloop import EventLoop
 from evloop.net.endpoint import Endpoint
-from evloop.net.eventloop import EventLoop
 from evloop.net.tlssettings import TLSClientSettings
 
 

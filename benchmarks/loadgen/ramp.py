@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from benchmarks.loadgen.clients import CheckedClient, clock_ns
 from benchmarks.loadgen.opener import Opener
-from evloop.net.eventloop import EventLoop
+from evloop.eventloop import EventLoop
 
 _TICK_S = 0.005
 # Connects that wait for an answer at the same time: a backlog, not the ramp, is what they'd overrun.

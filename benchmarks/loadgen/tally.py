@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.loadgen.histogram import Counts
 from benchmarks.loadgen.workload import Pool, Turns
-from evloop.net.eventloop import EventLoop
+from evloop.eventloop import EventLoop
 
 _EXAMPLES = 5
 

@@ -125,6 +125,13 @@ PEERS = {
         Peer("twisted", "tuned", _module("twisted_protocol"), "twisted"),
         Peer("gevent", "tuned", _module("gevent_server"), "gevent"),
         Peer("trio", "tuned", _module("trio_server"), "trio"),
+        *(
+            Peer(f"evloop-{kind}", "idiomatic", _module("evloop_handlers", kind), only_in=_LOOP_IN)
+            for kind in ("lines", "batches", "on-line", "on-lines")
+        ),
+        Peer("trio-line", "idiomatic", _module("trio_lines", "line"), "trio", only_in=_LOOP_IN),
+        Peer("trio-chunk", "idiomatic", _module("trio_lines", "chunk"), "trio", only_in=_LOOP_IN),
+        Peer("curio-streams", "idiomatic", _module("curio_streams"), "curio", only_in=_LOOP_IN),
         Peer("node-net", "idiomatic", lambda: ["node", str(_HERE / "node_net.js"), "0"], "node", reports_invalid=False),
         *_with_and_without(Peer("uvloop-streams", "idiomatic", _module("uvloop_streams"), "uvloop")),
         *_with_and_without(Peer("asyncio-streams", "idiomatic", _module("asyncio_streams"))),

@@ -34,6 +34,7 @@ from collections.abc import Callable
 
 from evloop.core.memory import MemoryReserve
 from evloop.core.poller import POLL_MAX_EVENTS, READ, Poller
+from evloop.core.running import running
 from evloop.core.signals import Signals
 from evloop.core.timers import Timer, TimerQueue
 from evloop.core.watchdog import Watchdog
@@ -59,10 +60,8 @@ _log = Logger("evloop")
 
 # A wait is never longer, whatever the timers say: some selectors overflow on a time-out of weeks.
 _MAX_WAIT_S = 86400.0
-
 # A timer that is later than this is not judged by what was ready before: the process did not run for a while.
 _OVERRUN_S = 0.02
-
 # How long a worst lag is remembered, at least; at most twice that.
 LAG_WINDOW_S = 60.0
 
@@ -87,6 +86,7 @@ class Loop:
         pending_writes: what has something to send at the end of this pass: its ``flush()`` is called then, once
             for each time that it is in the list.
         passes: how many passes there have been.
+        task: the coroutine that is running, for whoever runs some (`evloop.protocols.tasks`); else None.
         waiting: True while it waits for something to do.
         unwatched: set by the watchdog when it has stopped looking, as nothing happens.
         slow_passes: how many took longer than ``slow_pass_s``.
@@ -107,6 +107,7 @@ class Loop:
         self.clock = clock
         self.passes = 0
         self.waiting = False
+        self.task: Any = None
         self.unwatched = False
         self.slow_passes = 0
         self.memory = MemoryReserve()
@@ -140,6 +141,7 @@ class Loop:
         if self._running or self._closed:
             raise RuntimeError("this loop is closed" if self._closed else "this loop is running already")
         self._running = True
+        outer, running.loop = running.loop, self
         self._pass_ended = self.clock()
         if self._slow_pass_s is not None:
             self._watchdog = Watchdog(self, self._slow_pass_s)
@@ -155,6 +157,7 @@ class Loop:
         finally:
             self._running = False
             self._stopping = False
+            running.loop = outer
             if self._watchdog is not None:
                 self._watchdog.stop()
                 self._watchdog = None
@@ -367,7 +370,7 @@ class Loop:
 
     # ------------------------------------------------------------------ connections
 
-    # What `evloop.net.eventloop.EventLoop` adds, the loop that programs use: declared for code that is given a loop.
+    # What `evloop.eventloop.EventLoop` adds, the loop that programs use: declared for code that is given a loop.
     connect: Callable[..., Cancellable]
     run_in_thread: Callable[..., Cancellable]
 

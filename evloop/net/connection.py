@@ -228,6 +228,7 @@ class Connection(Stream):
                 return
         if self._holds and not self.closing:
             self._set_pause(self._pause | PAUSED_BY_DRAIN)
+            self._call(self.protocol.on_drain)
         else:
             self.close()
 

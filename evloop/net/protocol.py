@@ -7,11 +7,36 @@ in one of them costs its own connection, which is aborted, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.errors import ConnectError
     from evloop.net.connection import Connection
+
+# What a code object's flags say of ``async def``, and of a generator that `types.coroutine` has made awaitable; and of
+# an asynchronous generator.
+_CO_COROUTINE = 0x80 | 0x100
+_CO_ASYNC_GENERATOR = 0x200
+_CALL = "__call__"
+
+
+def is_handler(given: object) -> bool:
+    """Whether this is an ``async def`` function of a stream, which may stand where a protocol factory does.
+
+    Also a method, a partial of one, or an object whose ``__call__`` is one.
+
+    Raises:
+        TypeError: it is an asynchronous generator function, which is neither.
+    """
+    while isinstance(given, partial):
+        given = given.func
+    call = given if hasattr(given, "__code__") else getattr(type(given), _CALL, None)
+    code = getattr(call, "__code__", None)
+    flags: int = getattr(code, "co_flags", 0)
+    if flags & _CO_ASYNC_GENERATOR:
+        raise TypeError(f"{given!r} is an asynchronous generator: a handler has no yield, it calls stream.write")
+    return flags & _CO_COROUTINE != 0
 
 
 class Protocol:
@@ -82,6 +107,13 @@ class Protocol:
 
     def on_low_water(self) -> None:
         """No more than `Limits.low_water_bytes` is unsent any more: produce again."""
+
+    def on_drain(self) -> bytes | None:
+        """The server stops, and an answer is still owed (`Connection.hold`): nothing more will be received.
+
+        After it the connection is closed as soon as the answer is given. Not called if nothing is owed.
+        """
+        return None
 
     def on_close(self, error: Exception | None) -> None:
         """The connection is over: called exactly once for each `on_connect`.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from evloop.core.loop import Loop
 from evloop.errors import EndpointError, ListenError
+from evloop.eventloop import EventLoop
 from evloop.limits import Limits
 from evloop.log import INFO, NOTICE, Logger, load, say
-from evloop.net.eventloop import EventLoop
 from evloop.net.protocol import Protocol
-from evloop.program.systemd import take_inherited
 from evloop.program.terminal import has_terminal
 from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server.server import Server
@@ -21,6 +21,7 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.net.endpoint import Endpoint
     from evloop.net.tlssettings import TLSServerSettings
+    from evloop.protocols.handlers import Handler
     from evloop.server.stats import Value
     from evloop.server.unixsockets import UnixAccess
 
@@ -39,7 +40,7 @@ EXIT_CANNOT_LISTEN = 3
 
 
 def serve(
-    protocol_factory: Callable[[], Protocol],
+    protocol_factory: Callable[[], Protocol] | Handler,
     host: str | Endpoint | None = None,
     port: int | None = None,
     *,
@@ -58,7 +59,8 @@ def serve(
     thread.
 
     Args:
-        protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass.
+        protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass. Or a handler, an ``async
+            def`` function of a stream.
         host, port: where to listen, as for `Server.listen`; port 0 lets the kernel pick one. With neither, on the
             sockets that the process was started with (see `evloop.program.systemd`); without any, on a port of
             127.0.0.1.
@@ -106,9 +108,12 @@ def _listen(
     tls: TLSServerSettings | None,
     unix: UnixAccess | None,
 ) -> list[str]:
-    inherited = take_inherited() if host is None and port is None else {}
-    if inherited:
-        return [address for endpoint in inherited for address in server.listen(endpoint, tls=tls, unix=unix)]
+    if host is None and port is None and "LISTEN_PID" in os.environ:
+        from evloop.program.systemd import take_inherited  # here, as most are started without sockets
+
+        inherited = take_inherited()
+        if inherited:
+            return [address for endpoint in inherited for address in server.listen(endpoint, tls=tls, unix=unix)]
     try:
         return server.listen(host, port, tls=tls, unix=unix)
     except EndpointError as error:
@@ -140,7 +145,7 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
         if stopping or not servers:
             for server in servers:
                 server.abort()
-            loop.stop()
+            loop.call_soon(loop.stop)  # in the next pass, when handlers have seen that they are cancelled
             return
         stopping = True
         open_connections = sum(len(server.connections) for server in servers)

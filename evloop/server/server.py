@@ -12,7 +12,7 @@ from evloop.errors import DISCONNECTED, LimitError, ListenError
 from evloop.limits import Limits
 from evloop.log import WARNING, Logger
 from evloop.net.connection import Connection
-from evloop.net.protocol import Protocol
+from evloop.net.protocol import Protocol, is_handler
 from evloop.net.sockets import origin, peer_text
 from evloop.net.sweeper import Sweeper
 from evloop.net.unexpectedheader import look_at_first_data
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from evloop.net.proxyheader import ProxyHeader
     from evloop.net.tlsinfo import HandshakeTally
     from evloop.net.tlssettings import TLSServerSettings
+    from evloop.protocols.handlers import Handler, Handlers
     from evloop.server.proxygate import ProxyGate
     from evloop.server.stats import Value
     from evloop.server.unixsockets import UnixAccess
@@ -51,7 +52,8 @@ class Server:
 
     Args:
         loop: the loop to live in. Not owned.
-        protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass.
+        protocol_factory: makes the protocol of each connection; usually a `Protocol` subclass. Or a handler, an ``async
+            def`` function of a stream (`evloop.protocols.streams.Stream`), which runs as the connection's task.
         limits: what bounds it.
         refusal: what is sent to a client over a connection limit before it is closed, made from the limit's name and
             number. Default: ``ERR too-many-connections limit 10000`` and LF.
@@ -78,7 +80,7 @@ class Server:
     def __init__(
         self,
         loop: Loop,
-        protocol_factory: Callable[[], Protocol],
+        protocol_factory: Callable[[], Protocol] | Handler,
         limits: Limits | None = None,
         *,
         refusal: Callable[[str, int], bytes] = refusal_line,
@@ -91,7 +93,12 @@ class Server:
         self.listeners: list[Listener] = []
         self._tls_tallies: list[HandshakeTally] = []
         self.max_connections = self._affordable(self.limits.max_connections)
-        self._protocol_factory = protocol_factory
+        self._handlers: Handlers | None = None
+        if is_handler(protocol_factory):
+            from evloop.protocols.handlers import Handlers  # here, as who does not need it does not load it
+
+            protocol_factory = self._handlers = Handlers(loop, protocol_factory, self._check_stopped)  # type: ignore[arg-type]
+        self._protocol_factory: Callable[[], Protocol] = protocol_factory  # type: ignore[assignment]
         self._refusals = Refusals(loop, self.limits, self.stats, refusal, self._wake_listeners)
         self._by_origin: Counter[object] = Counter()
         self._gate: ProxyGate | None = None
@@ -218,9 +225,8 @@ class Server:
         if self.stopping:
             return
         self.stopping = True
-        self._countdown = Countdown(
-            self.loop, self.limits.drain_timeout_s, self._drain_timed_out
-        )  # before anything that may go wrong
+        # Before anything that may go wrong.
+        self._countdown = Countdown(self.loop, self.limits.drain_timeout_s, self._drain_timed_out)
         for listener in self.listeners:
             # Not until there is none left: in a storm there always is one more. No more than these can have waited.
             if not listener.resting:
@@ -228,18 +234,24 @@ class Server:
             listener.close()
         if self._gate is not None:
             self._gate.drain()
+        if self.loop.task is None:
+            self._drain_connections()
+        else:  # a handler has called this, which can't be given what has arrived before it waits again
+            self.loop.call_soon(self._drain_connections)
+
+    def _drain_connections(self) -> None:
         for connection in list(self.connections):
             connection.drain()
 
     def _drain_timed_out(self) -> None:
-        left = len(self.connections)
-        if left:
+        if left := len(self.connections):
             self.stats.limits["drain-timeout"] += left
             _log.log(WARNING, "%d connections not done after %g s: aborted", left, self.limits.drain_timeout_s)
         self.abort()
 
     def abort(self) -> None:
-        """Stop at once: close listeners and connections, drop what is unsent."""
+        """Stop at once: close listeners and connections, drop what is unsent. Handlers are cancelled, and have 3 s for
+        what they do in ``finally``, unless this is called again."""
         self.stopping = True
         for listener in self.listeners:
             listener.close()
@@ -248,10 +260,14 @@ class Server:
         self.aborted = self.aborted or bool(self.connections)
         for connection in [*self.connections, *self._refusals.connections]:
             connection.abort()
+        if self._countdown is not None:
+            self._countdown.cancel()
+        if self._handlers is not None:
+            self._handlers.abort()
         self._check_stopped()
 
     def _check_stopped(self) -> None:
-        if not self.stopping or self.connections:
+        if not self.stopping or self.connections or (self._handlers is not None and self._handlers.unfinished):
             return
         for connection in list(self._refusals.connections):
             connection.abort()
@@ -321,9 +337,8 @@ class Server:
         header: ProxyHeader | None = None,
     ) -> None:
         limits, gate = self.limits, self._gate
-        occupied = len(self.connections)
+        occupied = len(self.connections) + (0 if gate is None else len(gate.waiting))
         if gate is not None:
-            occupied += len(gate.waiting)
             may_wait = occupied < self.max_connections + _MAX_HEADERS_WHEN_FULL
             if header is None and may_wait and gate.expects_header(family, address):
                 gate.take(sock, address, partial(self._accepted, connection_factory))
@@ -336,9 +351,8 @@ class Server:
         if per_address is not None:
             who = origin(family, address, limits.ipv6_prefix_bits)
             if who is not None and self._by_origin[who] >= per_address:
-                self._refusals.refuse(
-                    connection_factory, sock, address, "too-many-connections-from-address", per_address
-                )
+                limit = "too-many-connections-from-address"
+                self._refusals.refuse(connection_factory, sock, address, limit, per_address)
                 return
         self.stats.accepted += 1
         peer, forget, limits_hit = peer_text(address), self._forget_connection, self.stats.limits

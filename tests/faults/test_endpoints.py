@@ -17,6 +17,7 @@ import pytest
 
 from faults.places import ask, refused
 from paths import CLIENT, ROOT, SERVER
+from processes import Process
 from waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is asked of the system here is Linux's")
@@ -273,20 +274,30 @@ def test_58_several_places_of_which_one_is_taken_are_given_back(serve, tmp_path)
     assert first.popen.poll() is None
 
 
-@pytest.mark.parametrize("arguments", [("--host", ""), ("--host", "localhost"), ("--listen", ":0")])
-def test_58_several_families_talk(serve, monkeypatch, arguments):
+TWO_FAMILIES = (
+    "import socket, sys; real = socket.getaddrinfo\n"
+    "def both(host, *rest, **options):\n"
+    "    hosts = ('127.0.0.1', '::1') if host == 'both.example' else (host,)\n"
+    "    return [found for one in hosts for found in real(one, *rest, **options)]\n"
+    "socket.getaddrinfo = both\n"
+    "from evloop.charcount.cli.server import main; sys.exit(main())"
+)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--host=", "--port=0"), ("--host=both.example", "--port=0"), ("--listen=:0",), ("--listen=both.example:0",)],
+    ids=" ".join,
+)
+def test_58_several_families_talk(arguments):
     """Of all addresses of the machine, and of a name that has one of each family."""
-    if arguments[1] == "localhost":
-        found = {family for family, *_ in socket.getaddrinfo("localhost", 1, type=socket.SOCK_STREAM)}
-        if found != {socket.AF_INET, socket.AF_INET6}:
-            pytest.skip("localhost has one address here")
-    port = () if arguments[0] == "--listen" else ("--port", "0")
-    server = serve(*arguments, *port, listening=2)
-    number = server.address[1]
-    assert ask(f"127.0.0.1:{number}").stdout == "3\n"
-    assert ask(f"[::1]:{number}").stdout == "3\n"
-    assert " connect 127.0.0.1:" in server.log
-    assert " connect [::1]:" in server.log
+    with Process(["-c", TWO_FAMILIES, *arguments]) as server:
+        server.wait_for_log("listening on", 2)
+        port = server.address[1]
+        assert ask(f"127.0.0.1:{port}").stdout == "3\n"
+        assert ask(f"[::1]:{port}").stdout == "3\n"
+        server.wait_for_log(" connect 127.0.0.1:")
+        server.wait_for_log(" connect [::1]:")
 
 
 def test_58_several_families_are_not_meant_by_an_address_of_one(serve):

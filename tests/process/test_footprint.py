@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,45 @@ def test_memory_comes_back_when_connections_end(spawn, many_descriptors):
     for _ in range(4):
         after_five = storm()
     assert after_five - after_one < MIB
+
+
+HANDLERS = """
+from evloop import Limits, serve
+
+async def lines(stream):
+    async for line in stream.lines():
+        stream.write(b"%d\\n" % len(line))
+
+async def batches(stream):
+    async for some in stream.batches():
+        stream.write(b"".join([b"%d\\n" % len(line) for line in some]))
+
+async def bytes(stream):
+    while data := await stream.read():
+        stream.write(b"%d\\n" % (len(data) - 1))
+
+serve(KIND, limits=Limits(max_connections=10_000))
+"""
+BYTES_PER_IDLE_HANDLER = 1800
+
+
+@gives_memory_back
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lines", "batches", "bytes"])
+def test_memory_of_idle_handlers(many_descriptors, kind):
+    with Process(["-c", HANDLERS.replace("KIND", kind)]) as server:
+
+        def connect(count: int) -> list[Client]:
+            clients = [server.connect() for _ in range(count)]
+            for client in clients:
+                assert client.ask(b"hello\n", 2) == b"5\n"
+            return clients
+
+        connect(300)
+        server.signal(signal.SIGUSR1)
+        server.wait_for_log("status:")  # what it logs with is loaded, too
+        before = own_memory(server)
+        connect(IDLE)
+        each = (own_memory(server) - before) / IDLE
+        print(f"{each:.0f} bytes for each idle connection")
+        assert each <= BYTES_PER_IDLE_HANDLER

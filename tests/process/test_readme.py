@@ -34,6 +34,16 @@ def test_server_in_ten_lines() -> None:
         assert "Traceback" not in server.log
 
 
+def test_coroutine() -> None:
+    with Process(["-c", code_block("python", "async def greeter").replace("port=9000", "port=0")]) as server:
+        client = server.connect()
+        assert client.ask(b"world\n", 13) == b"hello, world\n"
+        client.close()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Traceback" not in server.log
+
+
 def test_protocol_in_memory() -> None:
     names: dict[str, object] = {}
     exec(code_block("python", "class Greeter").partition("\nserve(")[0], names)

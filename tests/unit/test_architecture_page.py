@@ -107,8 +107,8 @@ def test_a_long_sentence_is_broken_and_stays_in_its_box(checkout: Path) -> None:
 
 def test_a_new_import_makes_the_pictures_out_of_date_until_they_are_drawn_again(checkout: Path) -> None:
     assert draw(checkout, "--check").returncode == 0
-    lineframer = checkout / "evloop" / "protocols" / "lineframer.py"
-    lineframer.write_text(lineframer.read_text() + "\nfrom evloop.core.timers import Timer\n")
+    session = checkout / "evloop" / "charcount" / "session.py"
+    session.write_text(session.read_text() + "\nfrom evloop.protocols.lineframer import LineFramer\n")
     stale = draw(checkout, "--check")
     assert stale.returncode == 1
     assert "docs/pictures/layers-dark.svg is out of date: run python tools/draw_architecture.py" in stale.stderr

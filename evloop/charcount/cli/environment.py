@@ -43,8 +43,7 @@ def parse(
     preset = _parse_variables(parser, environ)
     for setting in SETTINGS:
         if getattr(given, setting.name) is not None:
-            for name in (setting.name, *setting.replaces):
-                setattr(preset, name, None)
+            setattr(preset, setting.name, None)
         if any(getattr(given, name) is not None for name in setting.replaces):
             setattr(preset, setting.name, None)
     parser.origin = "environment"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from evloop.charcount.cli.arguments import CommandParser, one_line, user_ids
 from evloop.charcount.cli.settings import SETTINGS
 from evloop.charcount.cli.tlsoptions import check_server_options, server_settings
 from evloop.net.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, parse_endpoint
-from evloop.program.systemd import take_inherited
 from evloop.server.opening import endpoint_to_listen_on
 from evloop.server.tcpsockets import resolve
 
@@ -58,7 +58,11 @@ class Places:
     """
 
     def __init__(self, parser: CommandParser, args: argparse.Namespace) -> None:
-        inherited = take_inherited()
+        inherited: dict[Endpoint, str] = {}
+        if "LISTEN_PID" in os.environ:
+            from evloop.program.systemd import take_inherited  # here, as most are started without sockets
+
+            inherited = take_inherited()
         self.names: dict[Endpoint, str] = {}
         if args.listen:
             for text in args.listen:
@@ -69,9 +73,9 @@ class Places:
             self.names[endpoint_to_listen_on(args.host, args.port)] = ""
         self.unused = [endpoint for endpoint in inherited if endpoint not in self.names]
         self._args = args
-        speaks_tls = any(endpoint.tls for endpoint in self.names)
-        check_server_options(parser, args, speaks_tls)
-        self.tls: TLSServerSettings | None = server_settings(args) if speaks_tls else None
+        by_tls = [endpoint for endpoint in self.names if endpoint.tls]
+        check_server_options(parser, args, by_tls)
+        self.tls: TLSServerSettings | None = server_settings(args) if by_tls else None
 
     def listen(self, server: Server) -> list[str]:
         """Have the server listen at all of them.

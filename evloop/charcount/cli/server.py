@@ -18,9 +18,9 @@ from evloop.charcount.cli.tlsoptions import EXIT_TLS
 from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.charcount.session import CLASSIC_TEMPLATE, TemplateError
 from evloop.errors import ListenError, TLSSettingsError
+from evloop.eventloop import EventLoop
 from evloop.limits import Limits
 from evloop.log import INFO, Logger, configure_later
-from evloop.net.eventloop import EventLoop
 from evloop.program.serve import SLOW_PASS_S, STOP_SIGNALS, prepare
 from evloop.server.descriptors import affordable_connections, raise_descriptor_limit
 

@@ -51,8 +51,8 @@ class Setting:
         off_because: why there is none by default.
         suggested: what to set it to for a server that faces strangers.
         unset: what it means not to be set, where the default is empty.
-        replaces: names of settings that say the same in another way. On the command line each undoes what a variable
-            says by the other.
+        replaces: names of settings that say the same in another way. On the command line they undo what a variable says
+            by this one.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ from evloop.errors import TLSError
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from evloop.net.endpoint import Endpoint
     from evloop.net.tlssettings import TLSClientSettings, TLSServerSettings
 
 EXIT_TLS = 5  # of both commands: files that can't be used, or a connection that can't be made so
@@ -24,19 +25,19 @@ _ADVICE = {
 }
 
 
-def check_server_options(parser: CommandParser, args: argparse.Namespace, speaks_tls: bool) -> None:
+def check_server_options(parser: CommandParser, args: argparse.Namespace, places: list[Endpoint]) -> None:
     """End the process with a usage error if the server's options do not fit together.
 
     Args:
-        speaks_tls: there is an endpoint of TLS.
+        places: the endpoints of TLS.
     """
     if not args.tls_cert:
         if args.tls_key:
             parser.error("--tls-key needs its certificate: give --tls-cert FILE")
         if args.tls_client_ca:
             parser.error("--tls-client-ca: a server of TLS needs a certificate of its own: give --tls-cert FILE")
-        if speaks_tls:
-            parser.error("an endpoint of TLS needs a certificate and its key: give --tls-cert FILE and --tls-key FILE")
+        if places:
+            parser.error(f"{places[0]} needs a certificate and its key: give --tls-cert FILE and --tls-key FILE")
         return
     if args.tls_key and len(args.tls_key) != len(args.tls_cert):
         parser.error(
@@ -45,7 +46,7 @@ def check_server_options(parser: CommandParser, args: argparse.Namespace, speaks
         )
     if args.tls_client_auth != "required" and not args.tls_client_ca:
         parser.error(f"--tls-client-auth {args.tls_client_auth} needs authorities: give --tls-client-ca FILE")
-    if not speaks_tls:
+    if not places:
         parser.error("--tls-cert: no endpoint speaks TLS: put tls: in front of one, as in --listen tls:127.0.0.1:12345")
 
 

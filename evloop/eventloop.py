@@ -7,7 +7,7 @@ from collections.abc import Callable
 from evloop.core.loop import Loop
 from evloop.limits import Limits
 from evloop.net.connection import Connection
-from evloop.net.protocol import Protocol
+from evloop.net.protocol import Protocol, is_handler
 from evloop.net.sweeper import Sweeper
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from evloop.net.connector import Connector
     from evloop.net.endpoint import Endpoint
     from evloop.net.tlssettings import TLSClientSettings
+    from evloop.protocols.handlers import Handler
 
     T = TypeVar("T")
 
@@ -65,7 +66,7 @@ class EventLoop(Loop):
 
     def connect(
         self,
-        protocol: Protocol,
+        protocol: Protocol | Handler,
         host: str | Endpoint,
         port: int | None = None,
         *,
@@ -82,6 +83,8 @@ class EventLoop(Loop):
         a thread; if it has several addresses they race (see `evloop.net.connector`).
 
         Args:
+            protocol: whose connection it will be. Or a handler, an ``async def`` function of a stream, which runs when
+                it is open; that it can't be opened is logged then.
             host, port: a name or an address, and a port; or in one argument an endpoint, or its text
                 (``"[::1]:80"``, ``"unix:/run/x"``: see `evloop.net.endpoint`).
             timeout_s: for all of it, the look-up included.
@@ -99,6 +102,12 @@ class EventLoop(Loop):
         Raises:
             ValueError: there can't be an endpoint, a source address or a TLS server's name like that.
         """
+        if not isinstance(protocol, Protocol):
+            from evloop.protocols.handlers import Handlers  # here, as who does not need it does not load it
+
+            if not is_handler(protocol):
+                raise TypeError(f"{protocol!r} is neither a Protocol object nor an async function of a stream")
+            protocol = Handlers(self, protocol)()
         from evloop.net.connector import Connector, endpoint_of, source_of  # here, as most servers never need it
 
         endpoint = endpoint_of(host, port, tls is not None)

@@ -1,0 +1,242 @@
+"""Handlers of a server that stops, and what goes wrong in them."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import traceback
+
+import pytest
+
+from clients import Client
+from evloop import (
+    Limits,
+    Server,
+    Stream,
+    sleep,
+    timeout,
+)
+from servers import LoopThread
+from waiting import DEADLINE_S, wait_until
+
+
+async def upper(stream: Stream) -> None:
+    async for line in stream.lines():
+        stream.write(line.upper() + b"\n")
+
+
+@pytest.fixture
+def serving():
+    """Serves a handler in a loop of its own thread: called with it, returns server and a function for a client."""
+    threads = []
+
+    def serve(handler, **limits):
+        thread = LoopThread()
+        server = thread.call(lambda: Server(thread.loop, handler, Limits(**limits)))
+        threads.append((thread, server))
+        thread.call(server.listen)
+        address = server.listeners[0].socket.getsockname()
+        return thread, server, lambda: Client(address)
+
+    yield serve
+    for thread, server in threads:
+        thread.call(server.abort)
+        thread.passes(3)
+        thread.close()
+
+
+# ---------------------------------------------------------------------- the end of a server
+
+
+def stopped(thread: LoopThread, stop, server: Server) -> list[int]:
+    """Stops it, and returns a list that has something in it when it has stopped."""
+    ended: list[int] = []
+    if stop == "drain":
+        thread.call(lambda: server.drain(lambda: ended.append(1)))
+    else:
+        thread.call(lambda: (server.drain(lambda: ended.append(1)), server.abort()))
+    return ended
+
+
+def test_a_drain_is_the_end_of_what_a_handler_reads(serving):
+    async def handler(stream: Stream) -> None:
+        async for line in stream.lines():
+            stream.write(line + b"\n")
+        await sleep(0.01)
+        stream.write(b"goodbye\n")
+
+    thread, server, client = serving(handler)
+    with client() as one:
+        one.ask(b"hello\n", 6)
+        ended = stopped(thread, "drain", server)
+        assert one.receive_rest() == b"goodbye\n"
+        wait_until(lambda: ended)
+    assert not server.aborted
+
+
+def test_a_handler_that_does_not_end_is_cancelled_at_the_deadline_and_waited_for(serving, logged):
+    logged.expect("1 connections not done after 0.1 s: aborted")
+    steps = []
+
+    async def handler(stream: Stream) -> None:
+        try:
+            stream.write(b"x")
+            await sleep(1000)
+        finally:
+            steps.append("cancelled")
+            async with timeout(2, shield=True):
+                await sleep(0.05)
+            steps.append("cleaned up")
+
+    thread, server, client = serving(handler, drain_timeout_s=0.1)
+    with client() as one:
+        one.receive_exactly(1)
+        ended = stopped(thread, "drain", server)
+        wait_until(lambda: ended)
+    assert steps == ["cancelled", "cleaned up"]
+    assert server.aborted
+
+
+@pytest.mark.parametrize("stop", ["drain", "abort"])
+def test_a_handler_whose_connection_is_gone_is_waited_for(serving, stop):
+    steps = []
+
+    async def handler(stream: Stream) -> None:
+        try:
+            await stream.read()
+            stream.abort()
+            steps.append("alone")
+            await sleep(0.2 if stop == "drain" else 1000)
+            steps.append("came to the end")
+        finally:
+            async with timeout(2, shield=True):
+                await sleep(0.02)
+            steps.append("cleaned up")
+
+    thread, server, client = serving(handler)
+    with client() as one:
+        one.send(b"x")
+        wait_until(lambda: steps)
+        ended = stopped(thread, stop, server)
+        wait_until(lambda: ended)
+    assert steps == ["alone", *(["came to the end"] if stop == "drain" else []), "cleaned up"]
+
+
+def test_to_abort_again_is_to_wait_for_nobody(serving, logged):
+    logged.expect("1 handlers have not ended, and are not waited for any longer")
+    release = []
+
+    async def handler(stream: Stream) -> None:
+        try:
+            stream.write(b"x")
+            await sleep(1000)
+        finally:
+            async with timeout(1000, shield=True):
+                while not release:
+                    await sleep(0.005)
+            release.append("done")
+
+    thread, server, client = serving(handler)
+    with client() as one:
+        one.receive_exactly(1)
+        ended = stopped(thread, "abort", server)
+        thread.passes(3)
+        assert not ended
+        thread.call(server.abort)
+        wait_until(lambda: ended)
+    release.append("go")
+    wait_until(lambda: "done" in release)
+
+
+def test_a_handler_can_stop_its_own_server(serving):
+    ended = []
+
+    async def handler(stream: Stream) -> None:
+        async for line in stream.lines():
+            if line == b"stop":
+                server.drain(lambda: ended.append(1))
+            stream.write(line + b"\n")
+            await sleep(0)
+
+    _, server, client = serving(handler)
+    with client() as one, client() as other:
+        other.ask(b"x\n", 2)
+        one.send(b"stop\nand\n")
+        other.send(b"y\n")
+        assert one.receive_rest() == b"stop\nand\n"
+        assert other.receive_rest() == b"y\n"
+        wait_until(lambda: ended)
+
+
+PROGRAM = """
+import sys
+from evloop import serve, sleep, timeout
+
+async def handler(stream):
+    try:
+        await stream.write(b"x")
+        await sleep(1000)
+    finally:
+        print("cancelled", flush=True)
+        async with timeout(1000, shield=True):
+            await sleep(1000)
+
+serve(handler, on_listening=lambda addresses: print(addresses[0].rpartition(":")[2], flush=True))
+print("ended", flush=True)
+"""
+
+
+def test_a_second_signal_ends_at_once():
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        with Client(("127.0.0.1", int(program.stdout.readline()))) as one:
+            one.receive_exactly(1)
+            program.terminate()
+            wait_until(lambda: refused(one.socket.getpeername()))
+            program.terminate()
+            out, err = program.communicate(timeout=DEADLINE_S)
+        assert set(out.split()) == {"cancelled", "ended"}  # the handlers saw it, and nobody waited for them
+        assert "Traceback" not in err
+        assert program.returncode == 0
+    finally:
+        program.kill()
+        program.wait()
+
+
+def refused(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, 1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+# ---------------------------------------------------------------------- errors
+
+
+def test_what_a_handler_raises_is_logged_with_its_lines(serving, logged):
+    logged.expect("aborted: its handler raised")
+
+    async def handler(stream: Stream) -> None:
+        await stream.read()
+        raise ValueError("mine")  # the line to be seen
+
+    _, server, client = serving(handler)
+    with client() as one:
+        one.send(b"x")
+        assert one.receive_rest() == b""
+    wait_until(lambda: server.stats.failed == 1)
+    text = "".join(traceback.format_exception(logged.records[-1].exc_info[1]))
+    assert "# the line to be seen" in text
+    assert "evloop/protocols" not in text
+
+
+def test_a_reset_is_quiet(serving):
+    _, server, client = serving(upper)
+    one = client()
+    one.ask(b"x\n", 2)
+    one.reset()
+    wait_until(lambda: server.stats.closed == 1)
