@@ -22,7 +22,7 @@ from evloop.server.listener import Listener
 from evloop.server.opening import UNIX, endpoint_to_listen_on, open_endpoint
 from evloop.server.refusals import Refusals, refusal_line
 from evloop.server.room import make_room
-from evloop.server.stats import ServerStats, total
+from evloop.server.stats import ServerStats
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from evloop.net.endpoint import Endpoint
     from evloop.net.proxyheader import ProxyHeader
-    from evloop.net.tlsinfo import HandshakeTally
     from evloop.net.tlssettings import TLSServerSettings
     from evloop.protocols.handlers import Handler, Handlers
     from evloop.server.proxygate import ProxyGate
@@ -91,7 +90,6 @@ class Server:
         self.connections: dict[Connection, object] = {}
         self.stats = ServerStats()
         self.listeners: list[Listener] = []
-        self._tls_tallies: list[HandshakeTally] = []
         self.max_connections = self._affordable(self.limits.max_connections)
         self._handlers: Handlers | None = None
         if is_handler(protocol_factory):
@@ -107,8 +105,7 @@ class Server:
 
             self._gate = ProxyGate(loop, proxy_from, self.limits, self.stats, self._wake_listeners)
         self._forget_connection = self._forget  # one bound method for all connections
-        self.stopping = False
-        self.aborted = False
+        self.stopping = self.aborted = False
         self._countdown: Countdown | None = None
         self._on_stopped: list[Callable[[], object]] = []
         self._sweeper = Sweeper(loop, self.connections, self.limits)
@@ -158,8 +155,7 @@ class Server:
         endpoint = endpoint_to_listen_on(host, port)
         if tls is not None:
             connection_factory = tls.connection
-            if tls.tally not in self._tls_tallies:
-                self._tls_tallies.append(tls.tally)
+            self.stats.tls.add(tls.tally)
         elif endpoint.tls and connection_factory is Connection:
             raise ListenError(f"cannot listen on {endpoint}: TLS needs certificates; give tls=TLSServerSettings(...)")
         sockets = open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
@@ -296,8 +292,7 @@ class Server:
         Reading it changes nothing. It goes over all connections, which takes 1 ms for some thousands.
         """
         received, sent = self.totals()
-        stats = self.stats
-        loop = self.loop
+        stats, loop = self.stats, self.loop
         slowest_s, slowest = (None, None) if loop.slowest is None else loop.slowest
         return {
             "listening": [listener.address for listener in self.listeners],
@@ -315,8 +310,7 @@ class Server:
             "limits_hit": dict(sorted(stats.limits.items())),
             "accept_errors": sum(listener.accept_errors for listener in self.listeners),
             "out_of_descriptors": sum(listener.exhausted for listener in self.listeners),
-            "tls_handshakes": total(tally.status() for tally in self._tls_tallies),
-            "tls_failures": total(tally.failures for tally in self._tls_tallies),
+            **stats.tls_status(),
             "passes": loop.passes,
             "slow_passes": loop.slow_passes,
             "timers": loop.timers,

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from evloop.net.tlsinfo import HandshakeTally
+
     # What a status is made of: numbers, counters by name, and the few things that are text.
     Value = int | float | str | list[str] | dict[str, int] | None
 
@@ -23,6 +25,7 @@ class ServerStats:
         bad_proxy_headers: closed because a trusted proxy sent no PROXY header, or a wrong one.
         bytes_received, bytes_sent: of closed connections; `Server.totals` adds those that are open.
         limits: one counter for each limit that was hit, by its name in `LimitError`.
+        tls: what counts handshakes, of each set of TLS settings that is used.
     """
 
     __slots__ = (
@@ -34,6 +37,7 @@ class ServerStats:
         "failed",
         "limits",
         "probes",
+        "tls",
     )
 
     def __init__(self) -> None:
@@ -45,9 +49,17 @@ class ServerStats:
         self.bytes_received = 0
         self.bytes_sent = 0
         self.limits: Counter[str] = Counter()
+        self.tls: set[HandshakeTally] = set()
+
+    def tls_status(self) -> dict[str, Value]:
+        """What `Server.status` tells of TLS."""
+        return {
+            "tls_handshakes": _total(tally.status() for tally in self.tls),
+            "tls_failures": _total(tally.failures for tally in self.tls),
+        }
 
 
-def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Several counts by name as one, in the order of the names."""
     added: Counter[str] = Counter()
     for each in counts:

@@ -233,6 +233,7 @@ SETTINGS = (
         "its key, that others cannot read; one for each certificate, in the same order",
         metavar="FILE",
         unset="in the file of the certificate",
+        replaces=("tls_cert",),
     ),
     Setting(
         "TLS, for endpoints with tls: in front (docs/tls.md)",
