@@ -74,6 +74,7 @@ class Life(RuleBasedStateMachine):
         self.peer_gone = False
         self.peer_saw_end = False
         self.owed = 0  # answers
+        self.drains = False  # then nothing new is read while an answer is owed
         self.connection = self.make_connection(
             self.loop,
             self.socket,
@@ -215,6 +216,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.may_end)
     @rule()
     def owner_drains(self) -> None:
+        self.drains = True
         self.connection.drain()
 
     @precondition(lambda self: self.may_end)
@@ -307,7 +309,7 @@ class Life(RuleBasedStateMachine):
         while not self.all_arrived() and time.monotonic() < deadline:
             self.connection.resume_reading()  # each time: there may be an order to pause among what is read
             self.step()
-        if self.connection.state is State.OPEN and not self.peer_gone:
+        if self.connection.state is State.OPEN and not self.peer_gone and not self.drains:
             # It can go on: all that was sent has been read, and all that was written has arrived, without an end.
             assert self.protocol.received == self.peer_sent
             assert self.peer_received == self.protocol.written
@@ -325,6 +327,7 @@ class Life(RuleBasedStateMachine):
         return (
             self.connection.state is not State.OPEN
             or self.peer_gone
+            or self.drains
             or (self.protocol.received == self.peer_sent and self.peer_received == self.protocol.written)
         )
 
