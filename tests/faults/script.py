@@ -43,12 +43,13 @@ class Script(Protocol):
 
     def on_data(self, data: bytes) -> bytes | None:
         assert self.events[-1] == "connect", "data after EOF or close"
+        has_ended = self.connection.state is State.HALF_CLOSED  # we have said that nothing more will come
         self.received += data
         if FAIL in data:
             raise RuntimeError("on purpose")
         if TALK in data:
             self.connection.write(b"talk")
-            self.written += b"talk"
+            self.written += b"" if has_ended else b"talk"
         if PAUSE in data:
             self.connection.pause_reading()
         if CLOSE in data:
@@ -56,8 +57,8 @@ class Script(Protocol):
         if ABORT in data:
             self.connection.abort()
             return b"must never be sent"
-        if self.connection.state is State.HALF_CLOSED:
-            return None  # we have said that nothing more will come
+        if has_ended:
+            return None
         self.written += data
         return data
 
