@@ -46,7 +46,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """
     option = config.option
     if getattr(option, "numprocesses", 0) is None and not option.usepdb and not hasattr(config, "workerinput"):
-        option.numprocesses = min(os.cpu_count() or 1, 4)
+        option.numprocesses = min(2 * (os.cpu_count() or 1), 6)  # many tests wait
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

