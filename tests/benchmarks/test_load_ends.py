@@ -107,6 +107,7 @@ def end_once_it_measures(
     process.send_signal(number)
 
 
+@pytest.mark.slow
 def test_what_ignores_hangups_goes_on(start: Start) -> None:
     process, children = start("-d", "2", before="signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     end_once_it_measures(process, children, signal.SIGHUP)
@@ -125,6 +126,7 @@ def test_what_ignores_hangups_goes_on(start: Start) -> None:
     ],
     ids=["ours", "another", "in a shell", "deaf to SIGTERM"],
 )
+@pytest.mark.slow
 def test_a_kill_ends_the_server_as_well(spawn: str | None, start: Start) -> None:
     process, children = start("-d", "60", *([] if spawn is None else ["--spawn", spawn]))
     assert len(children) >= 3, "a server, its keeper and a generator"
@@ -248,6 +250,7 @@ def generator_of_this_process() -> psutil.Process:
     return next(one for one in psutil.Process().children() if "benchmarks.loadgen.generator" in command_of(one))
 
 
+@pytest.mark.slow
 def test_a_generator_that_was_stopped_does_not_blame_the_server() -> None:
     timers: list[threading.Timer] = []
 
@@ -266,6 +269,7 @@ def test_a_generator_that_was_stopped_does_not_blame_the_server() -> None:
     assert result["verdict"]["reasons"][0].startswith("a generator stood still for ")
 
 
+@pytest.mark.slow
 def test_replies_that_came_while_the_generator_was_stopped_are_looked_at_before_it_judges() -> None:
     servers: list[psutil.Process] = []
     timers: list[threading.Timer] = []

@@ -67,6 +67,7 @@ def test_40_slow_reader_lives_while_its_kernel_acknowledges(start):
     assert server.limit_hits("write-timeout") == 0
 
 
+@pytest.mark.slow
 @ON_LINUX
 def test_40_slow_reader_is_not_idle_while_the_kernel_holds_all_of_it(start):
     server = start(talks(200_000), small_limits(idle_timeout_s=1.0, kernel_unsent_bytes=None))

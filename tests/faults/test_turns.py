@@ -199,8 +199,11 @@ def test_36_callback_that_is_async_is_named(start, logged, where):
     logged.expect(rf"connection \S+( aborted)?: Async\.{where} is async")
     server = start(Async, small_limits(high_water_bytes=65536, max_unsent_bytes=1 << 25))
     client = server.connect()
-    client.send(b"x\n")
-    client.half_close()
+    try:
+        client.send(b"x\n")
+        client.half_close()
+    except OSError:
+        pass  # it was faster
     client.was_reset()
     server.wait_empty()
 

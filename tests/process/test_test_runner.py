@@ -10,6 +10,7 @@ import pytest
 from paths import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["", "-n 0", "-p no:xdist"])
 def test_a_plain_pytest_works(options: str) -> None:
     done = subprocess.run(

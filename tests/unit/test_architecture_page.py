@@ -105,6 +105,7 @@ def test_a_long_sentence_is_broken_and_stays_in_its_box(checkout: Path) -> None:
         assert float(line.get("x", "")) + text_width(line) <= right
 
 
+@pytest.mark.slow
 def test_a_new_import_makes_the_pictures_out_of_date_until_they_are_drawn_again(checkout: Path) -> None:
     assert draw(checkout, "--check").returncode == 0
     session = checkout / "evloop" / "charcount" / "session.py"
@@ -116,6 +117,7 @@ def test_a_new_import_makes_the_pictures_out_of_date_until_they_are_drawn_again(
     assert draw(checkout, "--check").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_new_module_and_another_step_are_drawn(checkout: Path) -> None:
     (checkout / "evloop" / "net" / "dragons.py").write_text("")
     order = checkout / "tests" / "unit" / "test_imports.py"
@@ -130,6 +132,7 @@ def test_a_new_module_and_another_step_are_drawn(checkout: Path) -> None:
     assert ">6. burying<" in (checkout / "docs" / "pictures" / "pass-light.svg").read_text()
 
 
+@pytest.mark.slow
 def test_a_function_that_is_gone_is_not_drawn(checkout: Path) -> None:
     loop = checkout / "evloop" / "core" / "loop.py"
     loop.write_text(loop.read_text().replace("flush_writes", "send_all"))
