@@ -142,6 +142,7 @@ def test_three_clients_that_send_while_the_server_is_stopped(start: Callable[[st
     assert server.wait() == 0
 
 
+@pytest.mark.slow
 def test_no_server_is_one_line() -> None:
     done = subprocess.run(
         [sys.executable, str(LAB / "experiments.py"), "long", "--port", "1"], capture_output=True, text=True
