@@ -162,8 +162,8 @@ def test_a_handler_can_stop_its_own_server(serving):
     _, server, client = serving(handler)
     with client() as one, client() as other:
         other.ask(b"x\n", 2)
+        other.send(b"y\n")  # has arrived before the server stops
         one.send(b"stop\nand\n")
-        other.send(b"y\n")
         assert one.receive_rest() == b"stop\nand\n"
         assert other.receive_rest() == b"y\n"
         wait_until(lambda: ended)

@@ -59,6 +59,7 @@ def test_a_client_of_ours_asks_and_closes(start_tls):
         connection.write(b"before ")  # kept until the handshake is done
         assert connection.tls is None
         run_until(loop, lambda: "close" in client_side.events)
+        run_until(loop, lambda: connection.state is State.CLOSED)  # its descriptor lives until the server says goodbye
     assert client_side.received() == b"before question"
     server.wait_empty()
     assert server_side.events[-2:] == ["eof", "close"]
