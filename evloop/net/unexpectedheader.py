@@ -34,12 +34,22 @@ def look_for_header(connection: Connection, data: bytes, option: str) -> None:
             )
 
 
+class _FirstLook:
+    """A data handler for one chunk. Small, as there is one for each connection until its first bytes come."""
+
+    __slots__ = ("connection", "handler", "option")
+
+    def __init__(self, connection: Connection, option: str) -> None:
+        self.connection = connection
+        self.option = option
+        self.handler = connection.set_data_handler(self)
+
+    def __call__(self, data: bytes) -> bytes | None:
+        self.connection.set_data_handler(self.handler)
+        look_for_header(self.connection, data, self.option)
+        return self.handler(data)
+
+
 def look_at_first_data(connection: Connection, option: str) -> None:
     """Have `look_for_header` see what is received first, and nothing else: for who made the connection."""
-
-    def first(data: bytes) -> bytes | None:
-        connection.set_data_handler(handler)
-        look_for_header(connection, data, option)
-        return handler(data)
-
-    handler = connection.set_data_handler(first)
+    _FirstLook(connection, option)

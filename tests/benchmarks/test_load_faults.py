@@ -19,6 +19,7 @@ import pytest
 from benchmarks.loadgen.runner import run_once
 from benchmarks.loadgen.settings import Settings
 from benchmarks.loadgen.target import free_port
+from evloop.net.endpoint import TcpEndpoint
 from paths import ROOT
 from waiting import wait_until
 
@@ -142,7 +143,7 @@ def run_with_a_stall(settings: Settings, stall_s: float) -> dict[str, Any]:
                 timers.append(threading.Timer(stall_s, process.send_signal, [signal.SIGCONT]))
                 timers[0].start()
 
-        result = run_once(settings, server=("127.0.0.1", port), pin=False, progress=show)
+        result = run_once(settings, server=TcpEndpoint("127.0.0.1", port), pin=False, progress=show)
         for timer in timers:
             timer.join()
         wait_until(lambda: process.poll() is None)
