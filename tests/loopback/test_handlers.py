@@ -8,13 +8,10 @@ import time
 
 import pytest
 
-from clients import Client
 from evloop import (
     ConnectError,
     ConnectionLostError,
     EventLoop,
-    Limits,
-    Server,
     Stream,
     TaskGroup,
     connect,
@@ -23,33 +20,12 @@ from evloop import (
     timeout,
 )
 from evloop.protocols.tasks import Task
-from servers import LoopThread
 from waiting import DEADLINE_S, run_until, wait_until
 
 
 async def upper(stream: Stream) -> None:
     async for line in stream.lines():
         stream.write(line.upper() + b"\n")
-
-
-@pytest.fixture
-def serving():
-    """Serves a handler in a loop of its own thread: called with it, returns server and a function for a client."""
-    threads = []
-
-    def serve(handler, **limits):
-        thread = LoopThread()
-        server = thread.call(lambda: Server(thread.loop, handler, Limits(**limits)))
-        threads.append((thread, server))
-        thread.call(server.listen)
-        address = server.listeners[0].socket.getsockname()
-        return thread, server, lambda: Client(address)
-
-    yield serve
-    for thread, server in threads:
-        thread.call(server.abort)
-        thread.passes(3)
-        thread.close()
 
 
 # ---------------------------------------------------------------------- outgoing connections, threads

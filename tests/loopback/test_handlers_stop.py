@@ -11,7 +11,6 @@ import pytest
 
 from clients import Client
 from evloop import (
-    Limits,
     Server,
     Stream,
     sleep,
@@ -24,26 +23,6 @@ from waiting import DEADLINE_S, wait_until
 async def upper(stream: Stream) -> None:
     async for line in stream.lines():
         stream.write(line.upper() + b"\n")
-
-
-@pytest.fixture
-def serving():
-    """Serves a handler in a loop of its own thread: called with it, returns server and a function for a client."""
-    threads = []
-
-    def serve(handler, **limits):
-        thread = LoopThread()
-        server = thread.call(lambda: Server(thread.loop, handler, Limits(**limits)))
-        threads.append((thread, server))
-        thread.call(server.listen)
-        address = server.listeners[0].socket.getsockname()
-        return thread, server, lambda: Client(address)
-
-    yield serve
-    for thread, server in threads:
-        thread.call(server.abort)
-        thread.passes(3)
-        thread.close()
 
 
 # ---------------------------------------------------------------------- the end of a server

@@ -8,12 +8,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from paths import CLIENT
 from processes import listening_socket
 from waiting import DEADLINE_S
+
+# What the client says of a reply too many, up to the reply.
+UNASKED = "charcount-client: the server sent a reply that no message asked for: "
 
 # Warnings of the interpreter are errors in the commands, too.
 PYTHON = (sys.executable, "-W", "error")
@@ -75,3 +78,31 @@ def answering(*pieces: bytes, forever: bool = False) -> Iterator[int]:
 
 def _without_none(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+@contextlib.contextmanager
+def serving(behave: Callable[[socket.socket], None]) -> Iterator[int]:
+    """The port of a server that does so with its one connection."""
+    listener = listening_socket()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(DEADLINE_S)
+            with contextlib.suppress(ConnectionError):  # the client has enough
+                behave(connection)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        thread.join(DEADLINE_S)
+        listener.close()
+    assert not thread.is_alive()
+
+
+def until_closed(connection: socket.socket) -> None:
+    """Read and drop until the client has closed."""
+    while connection.recv(65536):
+        pass

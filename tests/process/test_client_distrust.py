@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -16,39 +14,8 @@ from evloop.charcount.client import (
     ReplyError,
     UnexpectedReplyError,
 )
-from process.commands import answering, one_line, run_client
-from processes import listening_socket
+from process.commands import UNASKED, answering, one_line, run_client, serving, until_closed
 from waiting import DEADLINE_S, wait_until
-
-UNASKED = "charcount-client: the server sent a reply that no message asked for: "
-
-
-@contextlib.contextmanager
-def serving(behave: Callable[[socket.socket], None]) -> Iterator[int]:
-    """The port of a server that does so with its one connection."""
-    listener = listening_socket()
-
-    def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.settimeout(DEADLINE_S)
-            with contextlib.suppress(ConnectionError):  # the client has enough
-                behave(connection)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        thread.join(DEADLINE_S)
-        listener.close()
-    assert not thread.is_alive()
-
-
-def until_closed(connection: socket.socket) -> None:
-    while connection.recv(65536):
-        pass
-
 
 # ---------------------------------------------------------------------- more replies than messages
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -18,39 +18,8 @@ from evloop.charcount.client import (
     ClientTimeoutError,
     ConnectionLostError,
 )
-from process.commands import one_line, run_client
-from processes import listening_socket
+from process.commands import UNASKED, one_line, run_client, serving, until_closed
 from waiting import DEADLINE_S, wait_until
-
-UNASKED = "charcount-client: the server sent a reply that no message asked for: "
-
-
-@contextlib.contextmanager
-def serving(behave: Callable[[socket.socket], None]) -> Iterator[int]:
-    """The port of a server that does so with its one connection."""
-    listener = listening_socket()
-
-    def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.settimeout(DEADLINE_S)
-            with contextlib.suppress(ConnectionError):  # the client has enough
-                behave(connection)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        thread.join(DEADLINE_S)
-        listener.close()
-    assert not thread.is_alive()
-
-
-def until_closed(connection: socket.socket) -> None:
-    while connection.recv(65536):
-        pass
-
 
 # ---------------------------------------------------------------------- time
 
@@ -208,13 +177,18 @@ def test_replies_that_nobody_wants_are_awaited_for_one_timeout():
 def test_classic_says_so_if_a_message_is_answered_before_its_end():
     """As a server does that takes less than the message at once: none of its numbers is that of the message."""
 
+    ended = threading.Event()
+
     def behave(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(b"Jumlah karakter: 65536")
-        until_closed(connection)
+        ended.wait(DEADLINE_S)  # it reads no more, so that the message can't have left whole before its answer is seen
 
     with serving(behave) as port:
-        done = run_client(port, "--classic", input=b"x" * 50_000_000)
+        try:
+            done = run_client(port, "--classic", input=b"x" * 50_000_000)
+        finally:
+            ended.set()
     assert (done.returncode, done.stdout) == (6, b"")
     assert one_line(done.stderr) == (
         UNASKED + "'Jumlah karakter: 65536'; in raw framing a long message may be answered in pieces"
