@@ -108,7 +108,8 @@ def fuzz(seeds: range, logged: Any) -> None:
             client.close()
             run_until(loop, lambda: not server.connections, f"seed {seed}: the connection goes")
         run_until(loop, lambda: len(loop.poller.handlers) == handlers)
-        assert loop.timers == timers
+        # A quick machine has more to log in a second than may be, and says a second later how much was left out.
+        run_until(loop, lambda: loop.timers == timers)
         stats = server.stats
         assert stats.accepted == stats.closed == len(seeds)
         # And it serves as before.

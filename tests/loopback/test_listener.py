@@ -93,7 +93,9 @@ class Accepts:
 
 
 @pytest.fixture
-def accepts(loop: EventLoop) -> Iterator[Accepts]:
+def accepts(loop: EventLoop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Accepts]:
+    """One that rests until it is woken."""
+    monkeypatch.setattr(evloop.server.listener, "EXHAUSTED_PAUSE_S", 600)
     one = Accepts(loop)
     yield one
     one.close()
@@ -142,7 +144,6 @@ def test_who_waits_behind_one_that_is_gone_is_accepted_in_the_same_pass(loop, ac
 
 
 def test_out_of_memory_it_rests_and_the_loop_is_told(loop, accepts, logged, monkeypatch):
-    monkeypatch.setattr(evloop.server.listener, "EXHAUSTED_PAUSE_S", 0.01)
     logged.expect(f"cannot accept on {accepts.listener.address}: out of memory; trying again")
     told: list[int] = []
     monkeypatch.setattr(loop.memory, "make_room", lambda: told.append(1) or True)
@@ -152,15 +153,16 @@ def test_out_of_memory_it_rests_and_the_loop_is_told(loop, accepts, logged, monk
     assert told
     assert accepts.listener.resting
     assert (accepts.listener.accept_errors, accepts.listener.exhausted) == (1, 0)
+    accepts.listener.resume()
     run_until(loop, lambda: accepts.sockets)
-    assert not accepts.listener.resting
 
 
-def test_an_error_without_a_number_is_told_by_its_text(loop, accepts, logged, monkeypatch):
-    monkeypatch.setattr(evloop.server.listener, "EXHAUSTED_PAUSE_S", 0.01)
+def test_an_error_without_a_number_is_told_by_its_text(loop, accepts, logged):
     logged.expect("cannot accept on .*: something odd; trying again")
     accepts.faults.append(OSError("something odd"))
     accepts.connect()
+    run_until(loop, lambda: accepts.listener.resting)
+    accepts.listener.resume()
     run_until(loop, lambda: accepts.sockets)
 
 
@@ -178,3 +180,35 @@ def test_closed_while_it_rests_it_leaves_nothing_behind(loop, accepts, logged):
     accepts.listener.close()
     run_pass(loop)
     assert accepts.sockets == []
+
+
+def test_woken_before_its_pause_is_over_it_needs_no_timer_any_more(loop, accepts, logged):
+    logged.expect("cannot accept on")
+    accepts.faults.append(OSError(errno.EMFILE, "injected"))
+    accepts.connect()
+    run_until(loop, lambda: accepts.listener.resting)
+    accepts.listener.resume()
+    assert not accepts.listener.resting
+    assert loop.timers == 0
+    accepts.listener.resume()  # two descriptors have become free
+    run_until(loop, lambda: accepts.sockets)
+
+
+def test_what_cannot_be_watched_goes_on_to_rest(loop, accepts, logged, monkeypatch):
+    monkeypatch.setattr(evloop.server.listener, "EXHAUSTED_PAUSE_S", 0.01)
+    logged.expect("cannot accept on")
+    accepts.faults.append(OSError(errno.EMFILE, "injected"))
+    accepts.connect()
+    watch, tries = loop.poller.watch, []
+
+    def fails_twice(fd: int, events: int, handler: Any) -> None:
+        if events:
+            tries.append(fd)
+            if len(tries) < 3:
+                raise OSError(errno.ENOMEM, "injected")
+        watch(fd, events, handler)
+
+    monkeypatch.setattr(loop.poller, "watch", fails_twice)
+    run_until(loop, lambda: accepts.sockets)
+    assert len(tries) == 3
+    assert loop.timers == 0
