@@ -20,6 +20,7 @@ from benchmarks.common.paths import ROOT
 from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN, EXIT_OK
 from benchmarks.comparison import files, report
 from benchmarks.comparison.results import Results
+from variants import first_of
 from waiting import wait_until
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
@@ -122,7 +123,7 @@ def test_figures_go_down_a_pipe_once(tmp_path: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("unbuffered", first_of("", "1"))
 @pytest.mark.parametrize("with_json", [True, False])
 def test_a_full_stdout_loses_no_figure(
     with_json: bool, unbuffered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,7 +167,7 @@ def start_endless(file: Path) -> subprocess.Popen[str]:
 
 
 @needs_compiler
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", first_of(signal.SIGINT, signal.SIGTERM))
 def test_an_interrupted_comparison_is_written_and_marked(number: signal.Signals, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     process = start_endless(file)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import selectors
 import signal
 import socket
 import threading
@@ -21,11 +20,7 @@ from processes import SPINNING
 from servers import small_limits
 from waiting import DEADLINE_S, run_pass, run_until, wait_until
 
-
-@pytest.fixture
-def selector() -> type[selectors.BaseSelector]:
-    """The platform's own choice: what is tested here does not depend on it."""
-    return selectors.DefaultSelector
+pytestmark = pytest.mark.one_selector
 
 
 # ---------------------------------------------------------------------- 1

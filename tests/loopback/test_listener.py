@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import selectors
 import socket
 import sys
 from collections import Counter
@@ -18,11 +17,7 @@ from evloop import EventLoop
 from evloop.server.listener import Listener
 from waiting import run_pass, run_until
 
-
-@pytest.fixture
-def selector() -> type[selectors.BaseSelector]:
-    """The platform's own choice: what is tested here does not depend on it."""
-    return selectors.DefaultSelector
+pytestmark = pytest.mark.one_selector
 
 
 class Listening:

@@ -10,14 +10,9 @@ import socket
 import pytest
 
 from clients import Client
-from evloop import Limits, ListenError, Protocol, Server, serve
-from servers import RunningServer, small_limits
+from evloop import Limits, ListenError, Server, serve
+from servers import Echo, RunningServer, small_limits
 from waiting import wait_until
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
 
 
 def has_ipv6() -> bool:

@@ -6,16 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from evloop import EndpointError, EventLoop, ListenError, Protocol, Server, serve
+from evloop import EndpointError, EventLoop, ListenError, Server, serve
 from evloop.net.tlssettings import TLSClientSettings
-from servers import Recorder, recorder
+from servers import Echo, Recorder, recorder
 from tlsworld import world
 from waiting import run_until
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
 
 
 @pytest.mark.parametrize("where", ["tls:127.0.0.1:0", "tls:unix:cc", "tls:unix:@evloop-test-tls"])
