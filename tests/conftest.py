@@ -29,8 +29,8 @@ from evloop.charcount.server import CharCountServer, ServiceSettings
 from servers import RunningServer, small_limits
 from waiting import SELECTORS, LoopThread
 
-# No deadline: the machine may be busy. Nothing is written to disk. Half as many examples as usual, as they are others in
-# each run, and CI runs all tests twice; where more are worth the time, a slow test has them.
+# No deadline: the machine may be busy. Nothing is written to disk. Half as many examples as usual: they are others in
+# each run, and CI runs all tests twice. Where more are worth the time, a slow test has them.
 settings.register_profile("evloop", deadline=None, database=None, max_examples=50)
 settings.load_profile("evloop")
 
