@@ -330,9 +330,9 @@ class Server:
         address: Any,
         header: ProxyHeader | None = None,
     ) -> None:
-        limits, gate = self.limits, self._gate
-        occupied = len(self.connections) + (0 if gate is None else len(gate.waiting))
+        limits, gate, occupied = self.limits, self._gate, len(self.connections)
         if gate is not None:
+            occupied += len(gate.waiting)
             may_wait = occupied < self.max_connections + _MAX_HEADERS_WHEN_FULL
             if header is None and may_wait and gate.expects_header(family, address):
                 gate.take(sock, address, partial(self._accepted, connection_factory))
