@@ -17,7 +17,6 @@ from evloop.errors import LimitError
 from evloop.limits import Limits
 from evloop.log import DEBUG, INFO, WARNING, Logger
 from evloop.net.protocol import Protocol
-from evloop.net.unexpectedheader import FIRST_BYTES, look_for_header
 from evloop.ratelimit import LimitedLogger
 from evloop.server.server import Server
 
@@ -32,8 +31,8 @@ _HINT_AFTER_S = 5.0
 
 # How a client of TLS begins: a handshake record, of version 3. As text it would be control characters.
 _TLS_HELLO = b"\x16\x03"
-# How what is worth a line in the log begins: any of these bytes.
-_REMARKABLE = FIRST_BYTES + _TLS_HELLO[:1]
+# Any of these bytes begins what is worth a line in the log: that, or a PROXY header.
+_REMARKABLE = _TLS_HELLO[:1] + b"P\r"
 _TLS_ADVICE = "seems to speak TLS, which this port does not: have it connect without, or serve it by --listen tls:..."
 
 
@@ -118,6 +117,10 @@ class CharCountProtocol(Protocol):
             if connection.tls is None:
                 self._server.log.log(WARNING, "%s %s", connection.peer, _TLS_ADVICE)
         elif connection.proxy_header is None:
+            try:
+                from evloop.net.unexpectedheader import look_for_header  # here, as few begin like that
+            except (OSError, ImportError):  # out of descriptors: then it is not said
+                return
             look_for_header(connection, data, self._server.proxy_option)
 
     @property

@@ -22,8 +22,10 @@ def look_for_header(connection: Connection, data: bytes, option: str) -> None:
         option: which option wants to know from where to expect it.
     """
     if data[0] in FIRST_BYTES:
-        from evloop.net.proxyheader import looks_like_proxy_header
-
+        try:
+            from evloop.net.proxyheader import looks_like_proxy_header
+        except (OSError, ImportError):  # out of descriptors: then it is not said, and the connection lives
+            return
         if looks_like_proxy_header(data):
             connection.loop.log_limited(
                 WARNING,

@@ -15,7 +15,6 @@ from evloop.net.connection import Connection
 from evloop.net.protocol import Protocol, is_handler
 from evloop.net.sockets import origin, peer_text
 from evloop.net.sweeper import Sweeper
-from evloop.net.unexpectedheader import look_at_first_data
 from evloop.server.countdown import Countdown
 from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener
@@ -99,6 +98,10 @@ class Server:
         self._protocol_factory: Callable[[], Protocol] = protocol_factory  # type: ignore[assignment]
         self._refusals = Refusals(loop, self.limits, self.stats, refusal, self._wake_listeners)
         self._by_origin: Counter[object] = Counter()
+        if self.looks_for_headers:
+            from evloop.net.unexpectedheader import look_at_first_data  # here, as not every server does
+
+            self._look_at_first_data = look_at_first_data
         self._gate: ProxyGate | None = None
         if proxy_from:
             from evloop.server.proxygate import ProxyGate  # here, as few are behind a proxy
@@ -360,7 +363,7 @@ class Server:
             return
         connection.proxy_header = header
         if self.looks_for_headers and header is None:
-            look_at_first_data(connection, self.proxy_option)
+            self._look_at_first_data(connection, self.proxy_option)
         if who is not None:
             self._by_origin[who] += 1
         self.connections[connection] = who
