@@ -9,7 +9,7 @@ from __future__ import annotations
 from evloop.log import WARNING
 from evloop.net.connection import Connection
 
-# What a PROXY header begins with. More is looked at, and the module that knows is loaded, only after one of these bytes.
+# What a PROXY header begins with: one of these bytes. Only then more is looked at, and the module that knows is loaded.
 FIRST_BYTES = b"P\r"
 
 
