@@ -41,6 +41,7 @@ _KEPT_REPLIES = 32768
 
 _INVALID = b"ERR invalid-utf8 at byte %d"
 
+
 class TemplateError(ValueError):
     """A reply template that can't be used. The text says why."""
 
@@ -60,7 +61,7 @@ class Replies(dict[int, bytes]):
             a line break where the framing ends a reply with one.
     """
 
-    __slots__ = ("_pattern", "_template", "ready")
+    __slots__ = ("_make", "_template", "ready")
 
     def __init__(self, template: str = DEFAULT_TEMPLATE, end: str = "\n") -> None:
         super().__init__()
@@ -83,12 +84,11 @@ class Replies(dict[int, bytes]):
         if end and any("\n" in sample or "\r" in sample for sample in samples.values()):
             raise TemplateError(f"{template!r} contains a line break, which ends a reply in line framing")
         self._template = template + end
-        self._pattern = _pattern(self._template)
-        self.ready = [self._make(count) for count in range(_READY_REPLIES)]
+        pattern = _pattern(self._template)
+        self._make: Callable[[int], bytes] = self._format if pattern is None else pattern.__mod__
+        self.ready = list(map(self._make, range(_READY_REPLIES)))
 
-    def _make(self, count: int) -> bytes:
-        if self._pattern is not None:
-            return self._pattern % count
+    def _format(self, count: int) -> bytes:
         return self._template.format(count=count).encode()
 
     def __missing__(self, count: int) -> bytes:
