@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 EXIT_USAGE = 2
 EXIT_TLS = 5  # of both commands: files that can't be used, or a connection that can't be made so
 
+# argparse asks gettext for translations of its words. Python has none, and to find that out takes the file system some
+# looks, and loads `locale`: a thirtieth of the whole start.
+argparse._ = str  # type: ignore[attr-defined]
+
 _INT_MAX = 2**31 - 1
 
 # Wide enough that each option and its help stand side by side in a terminal of 80 columns.
