@@ -112,7 +112,9 @@ def test_71_address_that_leads_nowhere(loop, monkeypatch):
 
 SUSPENDED = """
 import os, signal, socket, sys
+import evloop.net.connector
 from evloop import EventLoop, Protocol
+evloop.net.connector._OVERRUN_S = 0.2
 host, port = "127.0.0.1", int(sys.argv[1])
 real = socket.getaddrinfo
 def look_up(name, *_, **options):
@@ -131,7 +133,7 @@ class Told(Protocol):
         loop.stop()
 with EventLoop() as loop:
     protocol = Told()
-    loop.connect(protocol, "slow.example", port, timeout_s=0.25)
+    loop.connect(protocol, "slow.example", port, timeout_s=1)
     loop.run()
     if protocol.connection.closing is False:
         protocol.connection.abort()
@@ -148,7 +150,7 @@ def test_72_suspended_for_longer_than_the_time_out():
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-        time.sleep(1.4)  # it is this that is tried: longer than the time-out, and than a loop is ever late
+        time.sleep(1.4)  # it is this that is tried: longer than the time-out and what is too late for a loop
         process.send_signal(signal.SIGCONT)
         output, _ = process.communicate(timeout=DEADLINE_S)
     assert output == "connected\n"
