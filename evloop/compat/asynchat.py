@@ -88,34 +88,29 @@ class async_chat(asyncore.dispatcher):
         if isinstance(data, str) and self.use_encoding:
             data = data.encode(self.encoding)
         self.ac_in_buffer = self.ac_in_buffer + data
-        while self.ac_in_buffer and self._handle_piece(self.get_terminator()):
+        while self.ac_in_buffer and self._handle_piece(self.ac_in_buffer, self.get_terminator()):
             pass
 
-    def _handle_piece(self, terminator: Any) -> bool:
-        # Hands over what stands before the next terminator, and tells of that. False if the rest must wait for more.
+    def _handle_piece(self, buffer: Any, terminator: Any) -> bool:
+        # Hands over what stands before the next terminator, and tells of that; without one, what can't be part of one.
+        found = False
         if not terminator:
-            self._collect(len(self.ac_in_buffer))
+            size = end = len(buffer)
         elif isinstance(terminator, int):
-            size = min(terminator, len(self.ac_in_buffer))
-            self._collect(size)
+            size = end = min(terminator, len(buffer))
+            found = size == terminator
             self.terminator = terminator - size
-            if size == terminator:
-                self.found_terminator()
-        elif (index := self.ac_in_buffer.find(terminator)) >= 0:
-            self._collect(index)
-            self.ac_in_buffer = self.ac_in_buffer[len(terminator) :]
-            self.found_terminator()
+        elif (size := buffer.find(terminator)) >= 0:
+            end = size + len(terminator)
+            found = True
         else:
-            begun = find_prefix_at_end(self.ac_in_buffer, terminator)
-            self._collect(len(self.ac_in_buffer) - begun)
-            return False
-        return True
-
-    def _collect(self, size: int) -> None:
-        # Nothing at all is not handed over.
+            size = end = len(buffer) - find_prefix_at_end(buffer, terminator)
+        self.ac_in_buffer = buffer[end:]
         if size:
-            data, self.ac_in_buffer = self.ac_in_buffer[:size], self.ac_in_buffer[size:]
-            self.collect_incoming_data(data)
+            self.collect_incoming_data(buffer[:size])
+        if found:
+            self.found_terminator()
+        return found
 
     # ------------------------------------------------------------------ what goes
 
@@ -134,7 +129,10 @@ class async_chat(asyncore.dispatcher):
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError("data argument must be byte-ish (%r)", type(data))
         size = self.ac_out_buffer_size
-        self.producer_fifo.extend(data[start : start + size] for start in range(0, max(len(data), 1), size))
+        if len(data) <= size:
+            self.producer_fifo.append(data)
+        else:
+            self.producer_fifo.extend(data[start : start + size] for start in range(0, len(data), size))
         self.initiate_send()
 
     def push_with_producer(self, producer: Any) -> None:
@@ -156,10 +154,11 @@ class async_chat(asyncore.dispatcher):
 
     def initiate_send(self) -> None:
         """Send some of what is to be sent: one piece."""
-        while self.producer_fifo and self.connected:
-            first = self.producer_fifo[0]
+        fifo = self.producer_fifo
+        while fifo and self.connected:
+            first = fifo[0]
             if not first:
-                del self.producer_fifo[0]
+                del fifo[0]
                 if first is None:
                     self.handle_close()
                     return
@@ -170,9 +169,9 @@ class async_chat(asyncore.dispatcher):
             except TypeError:  # a producer
                 data = first.more()
                 if data:
-                    self.producer_fifo.appendleft(data)
+                    fifo.appendleft(data)
                 else:
-                    del self.producer_fifo[0]
+                    del fifo[0]
                 continue
             if isinstance(data, str) and self.use_encoding:
                 data = data.encode(self.encoding)
@@ -183,9 +182,9 @@ class async_chat(asyncore.dispatcher):
                 return
             if sent:
                 if sent < len(data) or size < len(first):
-                    self.producer_fifo[0] = first[sent:]
+                    fifo[0] = first[sent:]
                 else:
-                    del self.producer_fifo[0]
+                    del fifo[0]
             return
 
     def discard_buffers(self) -> None:

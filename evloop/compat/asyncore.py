@@ -126,7 +126,7 @@ def close_all(map: SocketMap | None = None, ignore_all: bool = False) -> None:
 class dispatcher(EventHandlers):
     """A socket and what happens on it. Override what you need; ``map`` is where it is served, default `socket_map`."""
 
-    _fileno: int | None
+    _fileno: Any  # a descriptor; None while it has no socket, or is in no map
     _watch: Watch | None = None  # set by it
 
     def __init__(self, sock: Any = None, map: SocketMap | None = None) -> None:
@@ -160,20 +160,18 @@ class dispatcher(EventHandlers):
     def add_channel(self, map: SocketMap | None = None) -> None:
         """Put it into a map."""
         map = self._map if map is None else map
-        fd: Any = self._fileno
-        map[fd] = self
+        map[self._fileno] = self
         watch = watches.get(id(map))
         if watch is not None:
-            watch.add(fd, self)
+            watch.add(self._fileno, self)
 
     def del_channel(self, map: SocketMap | None = None) -> None:
         """Take it out of a map. Its socket stays open."""
         map = self._map if map is None else map
-        fd: Any = self._fileno
         watch = watches.get(id(map))
         if watch is not None:
-            watch.drop(fd)
-        map.pop(fd, None)
+            watch.drop(self._fileno)
+        map.pop(self._fileno, None)
         self._fileno = None
 
     def create_socket(self, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM) -> None:
@@ -208,10 +206,6 @@ class dispatcher(EventHandlers):
         """Whether it wants to know when something can be written, or it is connected."""
         return True
 
-    def _touch(self) -> None:
-        if self._watch is not None:
-            self._watch.touch(self._fileno)
-
     # ------------------------------------------------------------------ its socket
 
     def listen(self, num: int) -> None:
@@ -228,7 +222,8 @@ class dispatcher(EventHandlers):
         """Begin to connect it. ``handle_connect`` is called at once, or when it is done."""
         self.connected = False
         self.connecting = True
-        self._touch()
+        if self._watch is not None:
+            self._watch.touched.add(self._fileno)
         error = self.socket.connect_ex(address)
         if error not in (0, EISCONN, EINPROGRESS, EALREADY, EWOULDBLOCK):
             raise OSError(error, errorcode[error])

@@ -8,8 +8,8 @@ each map has an epoll, and only what changes is told to it.
 
 An answer may depend on anything: on the buffer of another object, on the clock. Some programs even do their
 housekeeping in `readable()`. So whoever overrides one of the two is asked before each wait, as ever. What the library
-itself answers (`foreseen`) depends on the object alone, which says when the answer may have changed (`touch`); so does
-each event. An idle object of that kind is never asked.
+itself answers (`foreseen`) depends on the object alone: it is asked after each of its events, and when an attribute on
+which the answer depends was looked at (`Touching`). An idle object of that kind is never asked.
 
 Who is in the map is told by `add` and `drop`. As a map is a plain dict, which a program may change itself, it is also
 compared with a copy before each wait. C does that, in some ten nanoseconds for an object.
@@ -50,7 +50,7 @@ INVALID = select.POLLNVAL  # epoll never says this; it is what poll() says of a 
 
 
 def foreseen(predicate: Predicate) -> Predicate:
-    """Mark a ``readable`` or ``writable`` whose answer becomes true only at an event of its object, or with `touch`."""
+    """Mark a ``readable`` or ``writable`` whose answer changes only at an event of its object, or by `Touching`."""
     vars(predicate)["foreseen"] = True
     return predicate
 
@@ -67,43 +67,49 @@ class Touching:
     def __get__(self, obj: Any, owner: type | None = None) -> Any:
         if obj is None:
             return self
-        obj._touch()
+        watch = obj._watch
+        if watch is not None:
+            watch.touched.add(obj._fileno)
         try:
             return vars(obj)[self._name]
         except KeyError:
             raise AttributeError(f"{type(obj).__name__!r} object has no attribute {self._name!r}") from None
 
     def __set__(self, obj: Any, value: Any) -> None:
-        obj._touch()
+        watch = obj._watch
+        if watch is not None:
+            watch.touched.add(obj._fileno)
         vars(obj)[self._name] = value
 
 
 class Watch:
     """What epoll watches for one map. Get it by `watch_of`.
 
-    It lives as long as an object in the map holds it (in ``_watch``), or a loop that is running.
+    It lives as long as an object in the map holds it (in ``_watch``), or a loop that runs. Its epoll is open while there
+    is somebody to watch, or a loop that waits for it.
 
     Args:
         map: the map. Its objects have ``readable()``, ``writable()`` and ``accepting``, and the handlers of events.
 
     Attributes:
-        attached: whether a loop waits for it.
+        attachment: the last loop that waits, or has waited, for it.
+        touched: descriptors of those whose predicates may have another answer now. Add to it.
         unpolled: what is ready without a wait, with what it is ready for.
     """
 
     def __init__(self, map: SocketMap) -> None:
         self.map = map
-        self.attached = False
+        self.attachment: Attachment | None = None
         self.unpolled: dict[int, int] = {}
-        self._epoll = select.epoll()
+        self._epoll: select.epoll | None = None
         self._objects: SocketMap = {}  # the map, as far as it is known
         self._wanted: dict[int, int] = {}
         self._asked: SocketMap = {}  # before each wait
-        self._touched: set[int] = set()
+        self.touched: set[int] = set()
 
     def fileno(self) -> int:
         """What is readable when an object is ready."""
-        return self._epoll.fileno()
+        return self._opened().fileno()
 
     @property
     def asks(self) -> bool:
@@ -116,7 +122,7 @@ class Watch:
         """The object is in the map now. If another one had that number, it is not."""
         self.drop(fd)
         self._objects[fd] = obj
-        self._touched.add(fd)
+        self.touched.add(fd)
         if getattr(obj, "_watch", self) is None:
             obj._watch = self
 
@@ -124,16 +130,20 @@ class Watch:
         """It is not any more. To be called before its descriptor is closed. Safe to call twice."""
         obj = self._objects.pop(fd, None)
         self._asked.pop(fd, None)
-        self._touched.discard(fd)
+        self.touched.discard(fd)
         if getattr(obj, "_watch", None) is self:
             obj._watch = None
         if self._wanted.pop(fd, 0) and self.unpolled.pop(fd, None) is None:
             self._forget(fd)
+        if not self._objects:
+            self.close_if_idle()
 
-    def touch(self, fd: int | None) -> None:
-        """Its predicates may have another answer now."""
-        if fd is not None:
-            self._touched.add(fd)
+    def close_if_idle(self) -> None:
+        """Close epoll if nobody is left. It is opened again when it is needed."""
+        attached = self.attachment is not None and self.attachment.active
+        if self._epoll is not None and not self._objects and not attached:
+            self._epoll.close()
+            self._epoll = None
 
     # ------------------------------------------------------------------ one wait
 
@@ -142,10 +152,10 @@ class Watch:
         if self.map != self._objects:
             self._compare()
         for fd, obj in list(self._asked.items()):
-            if fd not in self._touched:
+            if fd not in self.touched:
                 self._ask(fd, obj)
-        for fd in list(self._touched):
-            self._touched.discard(fd)
+        for fd in list(self.touched):
+            self.touched.discard(fd)
             if fd in self._objects:
                 obj = self._objects[fd]
                 if is_foreseen(obj) and getattr(obj, "_watch", None) is self:
@@ -156,7 +166,7 @@ class Watch:
 
     def poll(self, timeout_s: float | None) -> Events:
         """Wait until something is ready; None for ever. Returns descriptors and what they are ready for."""
-        events: Events = self._epoll.poll(0 if self.unpolled else -1 if timeout_s is None else timeout_s)
+        events: Events = self._opened().poll(0 if self.unpolled else -1 if timeout_s is None else timeout_s)
         return [*events, *self.unpolled.items()] if self.unpolled else events
 
     def deliver(self, events: Events, use_poll: bool) -> None:
@@ -172,7 +182,7 @@ class Watch:
             # Gone meanwhile? Another one that has got its number has wanted nothing yet.
             if not wanted or self.map.get(fd) is not obj:
                 continue
-            self._touched.add(fd)
+            self.touched.add(fd)
             if use_poll or flags & INVALID:
                 readwrite(obj, flags)
                 continue
@@ -212,9 +222,9 @@ class Watch:
             return
         try:
             try:
-                self._epoll.modify(fd, wanted)
+                self._opened().modify(fd, wanted)
             except FileNotFoundError:
-                self._epoll.register(fd, wanted)
+                self._opened().register(fd, wanted)
         except PermissionError:
             self.unpolled[fd] = wanted & ~PRI  # a file
         except (OSError, ValueError):
@@ -222,17 +232,23 @@ class Watch:
 
     def _forget(self, fd: int) -> None:
         try:
-            self._epoll.unregister(fd)
+            self._opened().unregister(fd)
         except (OSError, ValueError):
             pass  # closed already: epoll has forgotten it
 
+    def _opened(self) -> select.epoll:
+        if self._epoll is None:
+            self._epoll = select.epoll()
+        return self._epoll
+
     def renew(self) -> None:
         """In a child process: leave the parent's epoll alone, and begin anew."""
-        self._epoll.close()
-        self._epoll = select.epoll()
+        if self._epoll is not None:
+            self._epoll.close()
+            self._epoll = None
         self._wanted.clear()
         self.unpolled.clear()
-        self._touched.update(self._objects)
+        self.touched.update(self._objects)
 
 
 def is_foreseen(obj: Any) -> bool:
@@ -276,7 +292,7 @@ class Attachment:
     """
 
     def __init__(self, loop: Loop, watch: Watch, timeout_s: float | None, use_poll: bool) -> None:
-        if watch.attached:
+        if watch.attachment is not None and watch.attachment.active:
             raise RuntimeError("this map is attached to a loop already: detach it first")
         self._loop = loop
         self._watch = watch
@@ -284,22 +300,26 @@ class Attachment:
         self._use_poll = use_poll
         self._over: Callable[[], bool] | None = None
         self._fd = watch.fileno()
-        self._attached = True
         self._poll_loop = loop.poller.poll
         loop.poller.register(self._fd, READ, self._handle_ready)
         loop.poller.poll = self._poll
-        watch.attached = True
+        watch.attachment = self
+
+    @property
+    def active(self) -> bool:
+        """Whether the loop waits for it: until it is detached, or the loop closed."""
+        return self._loop.poller.handlers.get(self._fd) == self._handle_ready
 
     def stop_when(self, over: Callable[[], bool]) -> None:
-        """Stop the loop when ``over()`` is true before a wait."""
+        """Stop the loop when ``over()`` is true before a wait; none is longer than the time-out then."""
         self._over = over
 
     def detach(self) -> None:
         """Leave the loop. The objects stay open, and in their map. Safe to call twice."""
-        if not self._attached:
-            return
-        self._attached = self._watch.attached = False
-        self._loop.poller.watch(self._fd, 0, self._handle_ready)
+        if self.active:
+            self._loop.poller.watch(self._fd, 0, self._handle_ready)
+            self._watch.attachment = None
+            self._watch.close_if_idle()
         if self._loop.poller.poll == self._poll:  # else another one was attached later, and goes on calling this
             self._loop.poller.poll = self._poll_loop
 
@@ -310,7 +330,7 @@ class Attachment:
         self.detach()
 
     def _poll(self, timeout_s: float | None) -> Events:
-        if not self._attached:
+        if not self.active:
             return self._poll_loop(timeout_s)
         if self._over is not None and self._over():
             self._loop.stop()
@@ -318,7 +338,7 @@ class Attachment:
         self._watch.prepare()
         if self._watch.unpolled:
             timeout_s = 0
-        elif self._watch.asks and self._timeout_s is not None:
+        elif self._timeout_s is not None and (self._watch.asks or self._over is not None):
             timeout_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         events = self._poll_loop(timeout_s)
         if self._watch.unpolled and self._fd not in dict(events):
