@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evloop import Limits, ListenError, Protocol, Server, Stream
+from evloop import Limits, ListenError, Protocol, Server, Stream, sleep
 from evloop.server.listener import EXHAUSTED_PAUSE_S
 from evloop.testing import MemoryLoop, MemorySocket
 from servers import recorder
@@ -227,3 +227,32 @@ def test_a_drain_that_a_handler_calls_gives_it_what_has_arrived_meanwhile():
     client.close()
     served.loop.advance()
     assert not served.server.connections
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_an_abort_alone_is_a_stop(connected):
+    served = Served()
+    if connected:
+        served.connect()
+    served.server.abort()
+    assert served.server.stopping
+    assert served.server.aborted is connected
+    if connected:
+        served.loop.advance()
+    assert served.loop.timers == 0
+    assert not served.loop.memory.givers
+
+
+def test_a_handler_that_ends_after_its_connection_stops_nothing_else():
+    async def handler(stream: Stream) -> None:
+        stream.abort()
+        await sleep(1)
+
+    served = Served(handler)
+    for _ in range(2):
+        served.connect()
+        served.loop.advance(2)
+    assert served.server.stats.closed == 2
+    assert not served.server.stopping
+    assert served.loop.timers == 1  # the sweep goes on
+    assert len(served.loop.memory.givers) == 1
