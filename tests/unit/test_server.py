@@ -256,3 +256,17 @@ def test_a_handler_that_ends_after_its_connection_stops_nothing_else():
     assert not served.server.stopping
     assert served.loop.timers == 1  # the sweep goes on
     assert len(served.loop.memory.givers) == 1
+
+
+def test_one_who_raises_when_it_has_stopped_keeps_nobody_from_being_told(logged):
+    logged.expect("what was to be called when the server has stopped raised")
+    served = Served()
+    told: list[int] = []
+
+    def raises() -> None:
+        raise ValueError
+
+    served.server.drain(raises)
+    served.server.drain(lambda: told.append(1))
+    served.loop.advance()
+    assert told == [1]
