@@ -258,8 +258,7 @@ def test_a_handler_that_ends_after_its_connection_stops_nothing_else():
     assert len(served.loop.memory.givers) == 1
 
 
-def test_one_who_raises_when_it_has_stopped_keeps_nobody_from_being_told(logged):
-    logged.expect("what was to be called when the server has stopped raised")
+def test_one_who_raises_when_it_has_stopped_keeps_nobody_from_being_told():
     served = Served()
     told: list[int] = []
 
@@ -268,5 +267,6 @@ def test_one_who_raises_when_it_has_stopped_keeps_nobody_from_being_told(logged)
 
     served.server.drain(raises)
     served.server.drain(lambda: told.append(1))
-    served.loop.advance()
+    with pytest.raises(ValueError):  # what a loop in memory does with what is to be logged
+        served.loop.advance()
     assert told == [1]
