@@ -85,8 +85,8 @@ class Touching:
 class Watch:
     """What epoll watches for one map. Get it by `watch_of`.
 
-    It lives as long as an object in the map holds it (in ``_watch``), or a loop that runs. Its epoll is open while there
-    is somebody to watch, or a loop that waits for it.
+    It lives as long as an object in the map holds it (in ``_watch``), or a loop that runs. Its epoll is open while
+    there is somebody to watch, or a loop that waits for it.
 
     Args:
         map: the map. Its objects have ``readable()``, ``writable()`` and ``accepting``, and the handlers of events.
