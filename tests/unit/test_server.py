@@ -270,3 +270,12 @@ def test_one_who_raises_when_it_has_stopped_keeps_nobody_from_being_told():
     with pytest.raises(ValueError):  # what a loop in memory does with what is to be logged
         served.loop.advance()
     assert told == [1]
+
+
+@pytest.mark.parametrize(("code", "failed"), [(errno.ECONNRESET, 0), (errno.ENOMEM, 1)])
+def test_a_probe_that_ends_by_a_reset_has_not_failed(code, failed):
+    served = Served()
+    served.connect()
+    (connection,) = served.server.connections
+    connection.end_for(OSError(code, "injected"))
+    assert (served.server.stats.probes, served.server.stats.failed) == (1, failed)
