@@ -8,16 +8,17 @@ import sys
 from typing import Any, NoReturn
 
 from benchmarks.common.streams import EXIT_USAGE, print_error, print_out
+from evloop.charcount.cli.arguments import HelpfulParser, one_line
 
 _FACTORS = {"k": 1e3, "M": 1e6}
 _TIME_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(HelpfulParser):
     """One that says in one line what is wrong, and writes so that what can't be written is an error."""
 
     def error(self, message: str) -> NoReturn:
-        print_error(f"{self.prog}: {message} (see {self.prog} --help)")
+        print_error(f"{self.prog}: {one_line(message)}; see {self.prog} --help")
         sys.exit(EXIT_USAGE)
 
     def print_help(self, file: Any = None) -> None:

@@ -24,12 +24,13 @@ Exit status: 0 fine; 1 a reply was wrong or missing, a connection failed, or an
 --assert does not hold; 2 wrong usage; 3 the run could not take place; 4
 INVALID: the numbers can't be trusted, the reason is printed; 5 a result could
 not be written to its file or to stdout; 130 interrupted.
-
-  load.py compare A.json B.json    which of two is faster, by how much, how sure
-                                   (each from --repeat 5 --json)
-
-docs/benchmarking.md says what each number means.
 """
+
+EXAMPLES = (
+    ("load.py", "this project's own server, 300 connections, for 5 seconds"),
+    ("load.py --server 127.0.0.1:8000 --rate 20k --html page.html", "one that runs already, at a rate"),
+    ("load.py compare before.json after.json", "which is faster, and how sure that is (from --repeat 5 --json)"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def make_parser() -> Parser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.examples = EXAMPLES
+    parser.documentation = "docs/benchmarking.md says what each number means"
     load = parser.add_argument_group("load")
     load.add_argument(
         "--connections",
