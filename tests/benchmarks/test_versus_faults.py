@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from benchmarks import versus
-from benchmarks.common import native
-from benchmarks.common.paths import ROOT
-from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN
 from benchmarks.comparison import files, report
 from benchmarks.comparison.results import Results
+from evloop_bench.common import native
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.streams import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN
 from waiting import wait_until
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
