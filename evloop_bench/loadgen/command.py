@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from evloop_bench.common.arguments import Parser
 from evloop_bench.common.streams import (
     EXIT_CANNOT_RUN,
     EXIT_FAILED,
@@ -27,7 +26,7 @@ from evloop_bench.loadgen.compare import CannotCompare, compare_sides, load_side
 from evloop_bench.loadgen.coordinator import Progress
 from evloop_bench.loadgen.export import write_csv, write_hgrm
 from evloop_bench.loadgen.machine import describe_code, describe_machine
-from evloop_bench.loadgen.options import Options, parse_options
+from evloop_bench.loadgen.options import Options, make_compare_parser, parse_options
 from evloop_bench.loadgen.runner import document, no_progress, run_all
 from evloop_bench.loadgen.target import CannotRun
 
@@ -223,18 +222,7 @@ def compare(argv: list[str], program: str = "load.py") -> int:
     Raises:
         CannotWrite: stdout did not take the comparison.
     """
-    parser = Parser(
-        prog=f"{program} compare",
-        description="Which of two is faster, by how much, and how sure that is: bootstrapped over runs.",
-        epilog=f"Each side is a file written by {program} --json (best with --repeat 5), several of them separated "
-        "by commas, or a directory of them. Exit status: 0 compared; 2 wrong usage; 3 can't be compared; 5 stdout "
-        "did not take the answer; 130 interrupted.",
-    )
-    parser.add_argument("a", metavar="A.json")
-    parser.add_argument("b", metavar="B.json")
-    parser.add_argument(
-        "--force", action="store_true", help="compare runs that are INVALID, or of different settings, all the same"
-    )
+    parser = make_compare_parser(program)
     args = parser.parse_args(argv)
     try:
         text = compare_sides(load_side(args.a), load_side(args.b), force=args.force)

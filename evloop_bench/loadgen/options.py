@@ -192,6 +192,23 @@ def make_parser(program: str = "load.py") -> Parser:
     return parser
 
 
+def make_compare_parser(program: str) -> Parser:
+    """The parser of the arguments of ``compare``."""
+    parser = Parser(
+        prog=f"{program} compare",
+        description="Which of two is faster, by how much, and how sure that is: bootstrapped over runs.",
+        epilog=f"Each side is a file written by {program} --json (best with --repeat 5), several of them separated "
+        "by commas, or a directory of them. Exit status: 0 compared; 2 wrong usage; 3 can't be compared; 5 stdout "
+        "did not take the answer; 130 interrupted.",
+    )
+    parser.add_argument("a", metavar="A.json")
+    parser.add_argument("b", metavar="B.json")
+    parser.add_argument(
+        "--force", action="store_true", help="compare runs that are INVALID, or of different settings, all the same"
+    )
+    return parser
+
+
 def parse_options(argv: list[str], program: str = "load.py") -> Options:
     """Options from arguments. Ends the process with status 2 if they make no sense."""
     parser = make_parser(program)

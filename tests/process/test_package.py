@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -107,6 +108,21 @@ def test_it_puts_nothing_else_where_packages_are(wheel: Path) -> None:
         assert expected == {name for name in names if name.startswith(f"{package}/") and name.endswith(".py")}
     assert "evloop/py.typed" in names
     assert any(name.startswith("evloop_bench/loadgen/templates/") for name in names)
+
+
+def test_man_and_the_shells_find_what_is_for_them(bare: Path, tmp_path: Path) -> None:
+    for name in ("charcount-server", "charcount-client", "evloop-load"):
+        for path in (
+            f"man/man1/{name}.1",
+            f"bash-completion/completions/{name}",
+            f"zsh/site-functions/_{name}",
+            f"fish/vendor_completions.d/{name}.fish",
+        ):
+            assert (bare / "share" / path).read_text() == (ROOT / "share" / path).read_text()
+    if shutil.which("man") is not None:
+        # man looks for pages beside the folders in which it finds commands.
+        found = run("man", "-w", "charcount-server", env=plain(bare), cwd=tmp_path)
+        assert found.stdout == f"{bare}/share/man/man1/charcount-server.1\n", found.stderr
 
 
 def test_both_commands_run_with_nothing_else_installed(bare: Path, tmp_path: Path) -> None:
