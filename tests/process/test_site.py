@@ -51,6 +51,7 @@ def test_links_and_pictures_are_those_of_the_site() -> None:
     assert "](results/inflight-cpu.svg)" in readme
     assert "[evloop/limits.py]" not in readme, "is not on the site, and nobody has said where the forge is"
     assert "](index.md)" in staged("docs/benchmarking.md")
+    assert "![inflight-cpu](inflight-cpu.png)" in staged("docs/results/versus.md")
     pictures = staged("docs/architecture.md")
     assert "<picture>" not in pictures
     assert "(pictures/pass-dark.svg#only-dark)" in pictures
