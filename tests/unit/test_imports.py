@@ -73,6 +73,7 @@ ORDER = [
     "evloop.server.stats",
     "evloop.server.refusals",
     "evloop.server.proxygate",
+    "evloop.server.population",
     "evloop.server.server",
     "evloop.testing",
     "evloop.program.systemd",
@@ -120,6 +121,7 @@ def rank(module: str) -> int:
     raise AssertionError(f"{module} has no place in the order of imports: give it one")
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for path in sorted((ROOT / "evloop").rglob("*.py")):

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 EXIT_USAGE = 2
+EXIT_TLS = 5  # of both commands: files that can't be used, or a connection that can't be made so
+
+# argparse asks gettext for translations of its words. Python has none, and to find that out takes the file system some
+# looks, and loads `locale`: a thirtieth of the whole start.
+argparse._ = str  # type: ignore[attr-defined]
 
 _INT_MAX = 2**31 - 1
 
@@ -97,6 +102,7 @@ class CommandParser(HelpfulParser):
     def __init__(
         self, command: str, usage: str, description: str, epilog: str, examples: Examples, documentation: str
     ) -> None:
+        width = terminal_columns() - 2
         super().__init__(
             prog=command,
             usage=f"%(prog)s {usage}",
@@ -104,9 +110,7 @@ class CommandParser(HelpfulParser):
             epilog=epilog,
             # A script that says --max must not change its meaning when there is a second option of that beginning.
             allow_abbrev=False,
-            formatter_class=lambda prog: argparse.HelpFormatter(
-                prog, max_help_position=_HELP_COLUMN, width=terminal_columns() - 2
-            ),
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=_HELP_COLUMN, width=width),
         )
         self.examples = examples
         self.documentation = documentation
