@@ -54,7 +54,7 @@ NAV = {
     },
     "Measuring": {"load.py": "benchmarking.md", "versus.py": "versus.md", "Results": "results/versus.md"},
     "The exercise": {"Analysis": "analysis.md", "Analisis": "analysis.id.md"},
-    "The project": {"Contributing": "contributing.md", "Changelog": "changelog.md"},
+    "The project": {"Contributing": "contributing.md", "Pythons": "pythons.md", "Changelog": "changelog.md"},
 }
 _MORE = "More"
 
