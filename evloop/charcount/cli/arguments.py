@@ -13,7 +13,7 @@ from evloop.net.endpoint import parse_endpoint
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Any, NoReturn
 
 EXIT_USAGE = 2
@@ -53,7 +53,9 @@ class HelpfulParser(argparse.ArgumentParser):
             lines += ["\ndocumentation:\n", f"  {self.documentation}\n"]
         return "".join(["\nexamples:\n", *lines] if self.examples else lines)
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]  # that of argparse returns other kinds of namespaces as well
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         """Parse all of them. Ends the process with a usage error if some are of no use."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:

@@ -39,7 +39,7 @@ def parse(
             None. Replaces an option that stands for others, and rejects what contradicts itself.
     """
     # The command line first: --help must be shown whatever the environment is.
-    given: argparse.Namespace = parser.parse_args(argv)
+    given = parser.parse_args(argv)
     preset = _parse_variables(parser, environ)
     for setting in SETTINGS:
         if getattr(given, setting.name) is not None:
@@ -68,7 +68,7 @@ def as_variables(settings: argparse.Namespace) -> str:
 
 
 def _parse_variables(parser: CommandParser, environ: Mapping[str, str]) -> argparse.Namespace:
-    preset: argparse.Namespace = parser.parse_args([])
+    preset = parser.parse_args([])
     for variable, value in environ.items():
         if not variable.startswith(_PREFIX):
             continue
