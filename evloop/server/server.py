@@ -69,6 +69,8 @@ class Server:
         aborted: True if connections were not ended in order when it was stopped: by `abort`, because the time to
             drain was over, or by another limit.
         listeners: where it listens.
+        open_endpoint: what opens the sockets of an endpoint, called as `evloop.server.opening.open_endpoint`. A worker
+            of several has them from its supervisor.
     """
 
     # For subclasses: whether the first bytes of each connection are looked at for a PROXY header that is not expected
@@ -90,6 +92,7 @@ class Server:
         self.connections: dict[Connection, object] = {}
         self.stats = ServerStats()
         self.listeners: list[Listener] = []
+        self.open_endpoint = open_endpoint
         self.max_connections = self._affordable(self.limits.max_connections)
         self._handlers: Handlers | None = None
         if is_handler(protocol_factory):
@@ -158,7 +161,7 @@ class Server:
             self.stats.tls.add(tls.tally)
         elif endpoint.tls and connection_factory is Connection:
             raise ListenError(f"cannot listen on {endpoint}: TLS needs certificates; give tls=TLSServerSettings(...)")
-        sockets = open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
+        sockets = self.open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
         added: list[Listener] = []
         try:
             for sock in sockets:
@@ -279,46 +282,21 @@ class Server:
             except Exception as error:
                 self.loop.log_exception(error, "what was to be called when the server has stopped raised")
 
+    def stop_accepting(self) -> None:
+        """Close the listeners, and leave what waits in the kernel's queues to others who have these sockets, too."""
+        for listener in self.listeners:
+            listener.close()
+
     def totals(self) -> tuple[int, int]:
         """Bytes received and sent since the start, open connections included."""
-        return (
-            self.stats.bytes_received + sum(connection.bytes_received for connection in self.connections),
-            self.stats.bytes_sent + sum(connection.bytes_sent for connection in self.connections),
-        )
+        return self.stats.totals(self.connections)
 
     def status(self) -> dict[str, Value]:
         """What an operator wants to know, as values; the names are those of `evloop.server.stats.STATUS`.
 
         Reading it changes nothing. It goes over all connections, which takes 1 ms for some thousands.
         """
-        received, sent = self.totals()
-        stats, loop = self.stats, self.loop
-        slowest_s, slowest = (None, None) if loop.slowest is None else loop.slowest
-        return {
-            "listening": [listener.address for listener in self.listeners],
-            "connections": len(self.connections),
-            "max_connections": self.max_connections,
-            "accepted": stats.accepted,
-            "closed": stats.closed,
-            "failed": stats.failed,
-            "probes": stats.probes,
-            "bad_proxy_headers": stats.bad_proxy_headers,
-            "received_bytes": received,
-            "sent_bytes": sent,
-            "unsent_bytes": sum(connection.unsent_bytes for connection in self.connections),
-            "not_reading": sum(connection.stalled for connection in self.connections),
-            "limits_hit": dict(sorted(stats.limits.items())),
-            "accept_errors": sum(listener.accept_errors for listener in self.listeners),
-            "out_of_descriptors": sum(listener.exhausted for listener in self.listeners),
-            **stats.tls_status(),
-            "passes": loop.passes,
-            "slow_passes": loop.slow_passes,
-            "timers": loop.timers,
-            "selector": loop.poller.name,
-            "worst_lag_s": loop.worst_lag_s,
-            "slowest_pass_s": slowest_s,
-            "slowest_handler": slowest,
-        }
+        return self.stats.status(self.loop, self.listeners, self.connections, self.max_connections)
 
     # ------------------------------------------------------------------ connections
 
