@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from evloop.core.loop import Loop
-    from evloop.net.connection import Connection
     from evloop.net.tlsinfo import HandshakeTally
-    from evloop.server.listener import Listener
 
     # What a status is made of: numbers, counters by name, and the few things that are text.
     Value = int | float | str | list[str] | dict[str, int] | None
@@ -53,46 +50,6 @@ class ServerStats:
         self.bytes_sent = 0
         self.limits: Counter[str] = Counter()
         self.tls: set[HandshakeTally] = set()
-
-    def totals(self, open_connections: Iterable[Connection]) -> tuple[int, int]:
-        """Bytes received and sent since the start, by closed connections and by those that are open."""
-        received, sent = self.bytes_received, self.bytes_sent
-        for connection in open_connections:
-            received += connection.bytes_received
-            sent += connection.bytes_sent
-        return received, sent
-
-    def status(
-        self, loop: Loop, listeners: Iterable[Listener], connections: Collection[Connection], max_connections: int
-    ) -> dict[str, Value]:
-        """What `Server.status` tells, of the server to which all of this belongs."""
-        received, sent = self.totals(connections)
-        slowest_s, slowest = (None, None) if loop.slowest is None else loop.slowest
-        return {
-            "listening": [listener.address for listener in listeners],
-            "connections": len(connections),
-            "max_connections": max_connections,
-            "accepted": self.accepted,
-            "closed": self.closed,
-            "failed": self.failed,
-            "probes": self.probes,
-            "bad_proxy_headers": self.bad_proxy_headers,
-            "received_bytes": received,
-            "sent_bytes": sent,
-            "unsent_bytes": sum(connection.unsent_bytes for connection in connections),
-            "not_reading": sum(connection.stalled for connection in connections),
-            "limits_hit": dict(sorted(self.limits.items())),
-            "accept_errors": sum(listener.accept_errors for listener in listeners),
-            "out_of_descriptors": sum(listener.exhausted for listener in listeners),
-            **self.tls_status(),
-            "passes": loop.passes,
-            "slow_passes": loop.slow_passes,
-            "timers": loop.timers,
-            "selector": loop.poller.name,
-            "worst_lag_s": loop.worst_lag_s,
-            "slowest_pass_s": slowest_s,
-            "slowest_handler": slowest,
-        }
 
     def tls_status(self) -> dict[str, Value]:
         """What `Server.status` tells of TLS."""
