@@ -7,7 +7,8 @@ has them, and they can't be longer than the socket's buffer, which the state of 
 how long it is (`evloop.program.messages`).
 
 Descriptors belong to the first byte of their message. The receiver reads a message's header by itself, so what comes
-along with that belongs to this message and to no other, also if the kernel had to drop some for want of room.
+along with that belongs to this message and to no other. A process without a free descriptor would lose what comes: the
+kernel drops it, without a word. So while there is none, nothing is read.
 
 `Channel.send` never blocks. What the kernel does not take waits here, and descriptors wait as duplicates, so the caller
 may close its own at once. Who has died may have said something before: at its end a channel is read until nothing more
@@ -24,6 +25,7 @@ from collections.abc import Callable, Sequence
 
 from evloop.core.loop import Loop
 from evloop.core.poller import READ, WRITE
+from evloop.core.timers import Timer
 from evloop.errors import RETRY
 from evloop.program.messages import HEADER_BYTES, MAX_DESCRIPTORS, Message, body_size, decode, encode
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 # Messages that are handled before others get their turn.
 _MESSAGES_PER_PASS = 64
+
+# How long reading rests while the process has no descriptor left.
+_EXHAUSTED_PAUSE_S = 0.1
 
 _DESCRIPTOR_BYTES = array.array("i").itemsize
 
@@ -68,6 +73,7 @@ class Channel:
         self._on_message = on_message
         self._on_end = on_end
         self._unsent: deque[tuple[memoryview, list[int]]] = deque()
+        self._pause: Timer | None = None
         self._closed = self._ended = False
         loop.poller.register(sock.fileno(), READ, self._handle)
 
@@ -91,7 +97,7 @@ class Channel:
                 return
         self._unsent.append((data, [os.dup(descriptor) for descriptor in descriptors]))
         self.unsent_bytes += len(data)
-        self._loop.poller.watch(self._socket.fileno(), READ | WRITE, self._handle)
+        self._watch()
 
     def _send_some(self, data: memoryview, descriptors: Sequence[int]) -> int:
         try:
@@ -116,7 +122,7 @@ class Channel:
                 return
             self._unsent.popleft()
         if not self._closed and not self._ended:
-            self._loop.poller.watch(self._socket.fileno(), READ, self._handle)
+            self._watch()
 
     def _forget_unsent(self) -> None:
         for _, descriptors in self._unsent:
@@ -129,7 +135,8 @@ class Channel:
     def _handle(self) -> None:
         if self._unsent:
             self._flush()
-        self._receive(_MESSAGES_PER_PASS)
+        if self._pause is None:
+            self._receive(_MESSAGES_PER_PASS)
 
     def receive_all(self) -> None:
         """Handle now whatever has come: for the end of a process, which may have said something before it died."""
@@ -140,6 +147,9 @@ class Channel:
         """Handle at most so many messages. False when there was none left."""
         for _ in range(most):
             if self._closed or self._ended:
+                return False
+            if not self._has_room():
+                self._rest()
                 return False
             try:
                 message = self._reader.read()
@@ -159,14 +169,41 @@ class Channel:
                 self._loop.log_exception(error, "handling the message %r raised", message.kind)
         return True
 
+    def _has_room(self) -> bool:
+        """Whether a descriptor that comes could be taken."""
+        try:
+            os.close(os.dup(self._socket.fileno()))
+        except OSError:
+            return False
+        return True
+
+    def _rest(self) -> None:
+        if self._pause is None:
+            self._pause = self._loop.call_later(_EXHAUSTED_PAUSE_S, self._go_on)
+            self._watch()
+
+    def _go_on(self) -> None:
+        self._pause = None
+        if not self._closed and not self._ended:
+            self._watch()
+
+    def _watch(self) -> None:
+        events = (0 if self._pause is not None else READ) | (WRITE if self._unsent else 0)
+        self._loop.poller.watch(self._socket.fileno(), events, self._handle)
+
     def _end(self) -> None:
         self._ended = True
-        self._loop.poller.watch(self._socket.fileno(), 0, self._handle)
+        self._stop_watching()
         self._forget_unsent()
         try:
             self._on_end()
         except Exception as error:
             self._loop.log_exception(error, "what was to be called at the end of a channel raised")
+
+    def _stop_watching(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.poller.watch(self._socket.fileno(), 0, self._handle)
 
     def close(self) -> None:
         """Close it. What is unsent is lost. Safe to call twice."""
@@ -175,7 +212,7 @@ class Channel:
         self._closed = True
         self._forget_unsent()
         if not self._ended:
-            self._loop.poller.watch(self._socket.fileno(), 0, self._handle)
+            self._stop_watching()
         self._socket.close()
         self._reader.close()
 

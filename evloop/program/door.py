@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 
 from evloop.core.loop import Loop
 from evloop.server.listener import Listener
+from evloop.server.tcpsockets import ListeningSocket
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ class Door:
         """Accept from now on, or leave them to others."""
         if wanted and self._listener is None:
             # A duplicate: a listener owns its socket, and here it is only borrowed.
-            self._listener = Listener(self._loop, self._socket.dup(), _ACCEPTS_PER_PASS, self._accepted)
+            duplicate = ListeningSocket(self._socket.family, os.dup(self._socket.fileno()))
+            self._listener = Listener(self._loop, duplicate, _ACCEPTS_PER_PASS, self._accepted)
         elif not wanted and self._listener is not None:
             self._listener.close()
             self._listener = None

@@ -1,7 +1,7 @@
 """Whether a worker lives and works, and when one that died is started again. No I/O, no clock.
 
-Each worker sends a *beat* now and then, by a timer of the loop that serves its clients: a beat from another thread would
-come as well if that loop hung. From how long none has come follows what the worker is:
+Each worker sends a *beat* now and then, by a timer of the loop that serves its clients: a beat from another thread
+would come as well if that loop hung. From how long none has come follows what the worker is:
 
 * **well**;
 * **late**: it may be busy with something long. Its clients wait, but new ones need not: others get them;
@@ -9,8 +9,8 @@ come as well if that loop hung. From how long none has come follows what the wor
 
 Until it is ready, a worker has another time, in which it loads what it needs: `boot_timeout_s`.
 
-Time is counted in steps, and of a long one only a part: if the supervisor was stopped, or the machine slept, workers did
-not run either, and are not to blame.
+Time is counted in steps, and of a long one only a part: if the supervisor was stopped, or the machine slept, workers
+did not run either, and are not to blame.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LATE_S = 0.2
 # Of a step that was longer than this no more counts.
 _LONGEST_STEP_S = 0.5
 
-# A worker that lived for so long is started again at once; the others after a delay, which doubles from one to the next.
+# Who has served for so long is followed by another one at once; else after a delay, which doubles each time.
 _GOOD_LIFE_S = 1.0
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0

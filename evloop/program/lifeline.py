@@ -1,15 +1,15 @@
 """No worker outlives its supervisor for long, not even one that is stuck.
 
-A worker learns from its control channel that the supervisor is gone, and stops in order. One that is stuck does not read
-that. So the supervisor holds one end of a pipe for each worker, its *life line*. When the supervisor is gone, however it
-went, the kernel closes that end, and sends the worker a signal (``O_ASYNC``, ``F_SETSIG``: on Linux only):
+A worker learns from its control channel that the supervisor is gone, and stops in order. One that is stuck does not
+read that. So the supervisor holds one end of a pipe for each worker, its *life line*. When the supervisor is gone,
+however it went, the kernel closes that end, and sends the worker a signal (``O_ASYNC``, ``F_SETSIG``: on Linux only):
 
 * **SIGIO**, as a rule. The worker handles it, between two bytecodes of whatever it is stuck in, or in a system call
   that waits; and sets the kernel's alarm clock. If that rings before the worker has ended, the kernel ends it.
 * **SIGKILL**, if the supervisor had found it stuck by then: what it hangs in may not be Python.
 
-The owner and the signal belong to the open pipe, not to a descriptor, so the supervisor can set both for the worker, and
-change them. A worker that has not come to its handler yet is ended by SIGIO, which is right.
+The owner and the signal belong to the open pipe, not to a descriptor, so the supervisor can set both for the worker,
+and change them. A worker that has not come to its handler yet is ended by SIGIO, which is right.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import MutableMapping
 
-from evloop.program.serve import ROLE_VARIABLE
+ROLE_VARIABLE = "EVLOOP_ROLE"
 
 WORKER = "worker"
 SUCCESSOR = "successor"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from evloop.core.loop import Loop
@@ -13,6 +13,7 @@ from evloop.eventloop import EventLoop
 from evloop.limits import Limits
 from evloop.log import INFO, NOTICE, Logger, load, say
 from evloop.net.protocol import Protocol
+from evloop.program.statustext import status_text
 from evloop.program.terminal import has_terminal
 from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server.opening import endpoint_to_listen_on
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from evloop.net.endpoint import Endpoint
     from evloop.net.tlssettings import TLSServerSettings
     from evloop.protocols.handlers import Handler
-    from evloop.server.stats import Value
     from evloop.server.unixsockets import UnixAccess
 
 _log = Logger("evloop.server")
@@ -39,9 +39,6 @@ SLOW_PASS_S = 0.1
 # The exit status of a program that can't listen, and of a worker that has ended connections out of order.
 EXIT_CANNOT_LISTEN = 3
 EXIT_ABORTED = 1
-
-# Who has started this process says in it that it is one of several (see `evloop.program.role`).
-ROLE_VARIABLE = "EVLOOP_ROLE"
 
 
 def serve(
@@ -77,9 +74,9 @@ def serve(
         proxy_from: proxies that are trusted to say whom they speak for; as for `Server`.
         tls: serve by TLS, with these certificates, which are read again when their files change.
         workers: how many processes serve; ``"auto"`` for one for each core that this one may use. With more than one, a
-            supervisor holds the sockets, and starts this program again for each worker, which comes to here as well, and
-            serves. So what stands before ``serve`` runs in each of them, and ``on_start`` in the workers only. SIGHUP
-            replaces them one after another (see docs/operations.md).
+            supervisor holds the sockets, and starts this program again for each worker, which comes to here as well,
+            and serves. So what stands before ``serve`` runs in each of them, and ``on_start`` in the workers only.
+            SIGHUP replaces them one after another (see docs/operations.md).
         on_listening: called with the addresses once it listens. Default: they are printed on stderr.
         on_start: called with loop and server before the loop runs: for timers, outgoing connections, other servers.
             Servers that it returns, in a list, are stopped together with the first one.
@@ -89,7 +86,7 @@ def serve(
             handle that yourself, use `Server.listen`, which raises `ListenError`, and `prepare`.
     """
     role = None
-    if workers != 1 or ROLE_VARIABLE in os.environ:
+    if workers != 1 or "EVLOOP_ROLE" in os.environ:
         from evloop.program.service import WORKER, take_role, worker_count  # here, as one process does not need it
 
         role = take_role()
@@ -148,7 +145,7 @@ def _supervise(
     try:
         inherited = _inherited(host, port)
         try:
-            where = {endpoint: "" for endpoint in inherited or [endpoint_to_listen_on(host, port)]}
+            where = dict.fromkeys(inherited or [endpoint_to_listen_on(host, port)], "")
         except EndpointError as error:
             raise ListenError(str(error)) from None
         supervisor = supervise(where, workers, options, access=unix, tls=tls is not None, inherited=inherited)
@@ -247,18 +244,3 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
         loop.add_signal_handler(signal.SIGHUP, hang_up)
     if hasattr(signal, "SIGUSR1"):
         loop.add_signal_handler(signal.SIGUSR1, report)
-
-
-def status_text(status: Mapping[str, Value]) -> str:
-    """A status as people read it: a line for each value, by its name."""
-    return "\n".join(f"  {name:<20}{_value_text(value)}" for name, value in status.items())
-
-
-def _value_text(value: Value) -> str:
-    if isinstance(value, float):
-        return f"{value:.6f}"
-    if isinstance(value, dict):
-        value = [f"{name} {count}" for name, count in value.items()]
-    if isinstance(value, list):
-        return ", ".join(value) or "none"
-    return "none" if value is None else str(value)

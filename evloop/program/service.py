@@ -57,8 +57,9 @@ def supervise(
 ) -> Supervisor:
     """Run a service until a signal ends it. To be called in the main thread.
 
-    SIGTERM or SIGINT: drain all workers; a second one aborts. SIGHUP: replace all workers, one after another; but end in
-    order if the controlling terminal is gone. SIGUSR1: log one status for all. SIGTTIN, SIGTTOU: a worker more, or less.
+    SIGTERM or SIGINT: drain all workers; a second one aborts. SIGHUP: replace all workers, one after another; but end
+    in order if the controlling terminal is gone. SIGUSR1: log one status for all. SIGTTIN, SIGTTOU: a worker more, or
+    less.
 
     Args:
         where: the endpoints, and what is said behind the address of each when it is shown.

@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 from evloop.core.loop import Loop
 from evloop.core.poller import READ
 from evloop.errors import EvloopError
-from evloop.program.role import Role
-from evloop.program.serve import ROLE_VARIABLE
+from evloop.program.role import ROLE_VARIABLE, Role
 
 
 class CannotStartAgainError(EvloopError):

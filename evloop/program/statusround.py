@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from evloop.core.loop import Loop
 from evloop.program.messages import Message
-from evloop.program.serve import status_text
+from evloop.program.statustext import status_text
 from evloop.program.workerprocess import WorkerProcess
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start

@@ -1,9 +1,9 @@
 """The worker: what a server does differently when a supervisor has started it.
 
-It is the server of one process, and knows nothing of others. But its listening sockets come from the supervisor, through
-the control channel, and so do orders that would otherwise be signals: a terminal sends its signals to all processes at
-once, and the supervisor knows better which of them is to do what. It says when it serves, sends its beats, and takes
-connections that others have accepted. If the supervisor is gone, it stops in order.
+It is the server of one process, and knows nothing of others. But its listening sockets come from the supervisor,
+through the control channel, and so do orders that would otherwise be signals: a terminal sends its signals to all
+processes at once, and the supervisor knows better which of them is to do what. It says when it serves, sends its beats,
+and takes connections that others have accepted. If the supervisor is gone, it stops in order.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from evloop.program.health import BEAT_S
 from evloop.program.lifeline import end_after
 from evloop.program.messages import Message
 from evloop.program.role import Role
-from evloop.program.serve import status_text
 from evloop.program.slotsockets import adopt_sockets
+from evloop.program.statustext import status_text
 from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server.listener import Listener
 from evloop.server.server import Server
@@ -188,7 +188,7 @@ class Worker:
         self._stop("making way")
 
     def _terminated(self) -> None:
-        """Somebody wants this worker to end. It has an heir then, or the whole service stops, and it is told so, too."""
+        """Somebody wants this worker to end: it will have an heir; or all of them, and it is told so, too."""
         if self._stopping:
             self._abort()
             return

@@ -20,6 +20,7 @@ from evloop.charcount.cli.arguments import (
     seconds,
     users,
     whole_number,
+    workers,
 )
 from evloop.charcount.server import DEFAULT_PORT
 from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE
@@ -163,6 +164,8 @@ def setting_name(limit: Limit) -> str:
     return limit.name.removesuffix("_s").removesuffix("_bytes")
 
 
+_PROCESSES = "processes (docs/operations.md)"
+
 SETTINGS = (
     Setting(
         "where it listens",
@@ -258,6 +261,33 @@ SETTINGS = (
         "the oldest version that is spoken",
         choices=("1.2", "1.3"),
         metavar="1.2|1.3",
+    ),
+    Setting(
+        _PROCESSES,
+        "workers",
+        1,
+        "how many processes serve; with more than one, one more holds the sockets and looks after them; auto: one for "
+        "each core that may be used",
+        parse=workers,
+        metavar="N|auto",
+    ),
+    Setting(
+        _PROCESSES,
+        "worker_boot_timeout",
+        60.0,
+        "a worker that does not serve by then is ended, and another one started",
+        parse=seconds,
+        metavar="SECONDS",
+        zero_is_off=True,
+    ),
+    Setting(
+        _PROCESSES,
+        "worker_stuck_timeout",
+        30.0,
+        "the same for a worker whose loop does not run for so long; it says what it hung in",
+        parse=seconds,
+        metavar="SECONDS",
+        zero_is_off=True,
     ),
     Setting(
         "what it speaks (docs/protocol.md)",

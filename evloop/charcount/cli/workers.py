@@ -1,0 +1,52 @@
+"""``charcount-server --workers``: the process that looks after the others."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+
+from evloop.charcount.cli.listening import Places
+from evloop.charcount.cli.streams import say
+from evloop.charcount.server import ServiceSettings
+from evloop.errors import ListenError
+from evloop.log import INFO, Logger
+from evloop.program.serve import EXIT_ABORTED, EXIT_CANNOT_LISTEN, STOP_SIGNALS
+from evloop.program.service import Options, supervise, worker_count
+
+
+def supervise_workers(command: str, places: Places, settings: ServiceSettings, args: argparse.Namespace) -> int | None:
+    """Run the service until a signal ends it.
+
+    Args:
+        command: its name, for what is said on stderr.
+
+    Returns:
+        the exit status; None if one process is enough, and this one is to serve itself.
+    """
+    workers = worker_count(args.workers)
+    if workers == 1:
+        return None
+
+    def listening(addresses: list[str]) -> None:
+        for address in addresses:
+            say(command, f"listening on {address}")
+
+    options = Options(
+        backlog=settings.limits.backlog,
+        drain_timeout_s=settings.limits.drain_timeout_s,
+        boot_timeout_s=args.worker_boot_timeout,
+        stuck_timeout_s=args.worker_stuck_timeout,
+        on_listening=listening,
+    )
+    try:
+        supervisor = supervise(places.notes(), workers, options, access=places.access(), inherited=places.inherited)
+    except ListenError as error:
+        say(command, str(error))
+        return EXIT_CANNOT_LISTEN
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)  # it is over: what comes now must not change the exit status
+    if supervisor.failure is not None:
+        say(command, f"cannot serve: {supervisor.failure}")
+        return EXIT_CANNOT_LISTEN
+    Logger("charcount").log(INFO, "stopped")
+    return EXIT_ABORTED if supervisor.aborted else 0
