@@ -99,6 +99,11 @@ class Channel:
         self.unsent_bytes += len(data)
         self._watch()
 
+    def forward(self, message: Message) -> None:
+        """Send a message that has come from elsewhere, with its descriptors, which are closed here."""
+        self.send(message.kind, message.payload, message.descriptors, **message.fields)
+        _close_all(message.descriptors)
+
     def _send_some(self, data: memoryview, descriptors: Sequence[int]) -> int:
         try:
             if descriptors:

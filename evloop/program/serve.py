@@ -23,6 +23,7 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.net.endpoint import Endpoint
     from evloop.net.tlssettings import TLSServerSettings
+    from evloop.program.role import Role
     from evloop.protocols.handlers import Handler
     from evloop.server.unixsockets import UnixAccess
 
@@ -92,7 +93,7 @@ def serve(
         role = take_role()
         count = worker_count(workers)
         if count != 1 and (role is None or role.kind != WORKER):
-            _supervise(count, host, port, limits or Limits(), tls, unix, on_listening)
+            _supervise(count, role, host, port, limits or Limits(), tls, unix, on_listening)
             return
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
         servers = [Server(loop, protocol_factory, limits, proxy_from=proxy_from)]
@@ -130,6 +131,7 @@ def serve(
 
 def _supervise(
     workers: int,
+    role: Role | None,
     host: str | Endpoint | None,
     port: int | None,
     limits: Limits,
@@ -148,7 +150,9 @@ def _supervise(
             where = dict.fromkeys(inherited or [endpoint_to_listen_on(host, port)], "")
         except EndpointError as error:
             raise ListenError(str(error)) from None
-        supervisor = supervise(where, workers, options, access=unix, tls=tls is not None, inherited=inherited)
+        supervisor = supervise(
+            where, workers, options, access=unix, tls=tls is not None, inherited=inherited, role=role
+        )
     except ListenError as error:
         say(str(error))
         raise SystemExit(EXIT_CANNOT_LISTEN) from None

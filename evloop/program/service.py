@@ -14,10 +14,12 @@ from evloop.errors import ListenError
 from evloop.log import load
 from evloop.net.endpoint import Endpoint, FdEndpoint
 from evloop.program.cores import usable_cores
+from evloop.program.crew import Options
 from evloop.program.role import WORKER, Role, take_role
 from evloop.program.slotsockets import Place, close_all, open_places
 from evloop.program.spawn import CannotStartAgainError, Children, command_of_this_program
-from evloop.program.supervisor import Options, Supervisor
+from evloop.program.succession import Predecessor
+from evloop.program.supervisor import Supervisor
 from evloop.program.terminal import has_terminal
 from evloop.ratelimit import LOADING_DELAY_S
 
@@ -54,6 +56,7 @@ def supervise(
     access: UnixAccess | None = None,
     tls: bool = False,
     inherited: Mapping[Endpoint, str] | None = None,
+    role: Role | None = None,
 ) -> Supervisor:
     """Run a service until a signal ends it. To be called in the main thread.
 
@@ -66,6 +69,7 @@ def supervise(
         access: to Unix sockets among them.
         tls: whether TLS is spoken at all of them.
         inherited: those that the process was started with, and what each is called.
+        role: if this process is to take over from another service.
 
     Returns:
         the supervisor, for how it ended.
@@ -76,11 +80,13 @@ def supervise(
     places: list[Place] = []
     try:
         command = command_of_this_program()
+        predecessor = None if role is None else Predecessor(role)
         for endpoint, note in where.items():
-            places += open_places(endpoint, workers, options.backlog, access, note=note, tls=tls)
+            given = () if predecessor is None else predecessor.sockets_of(endpoint)
+            places += open_places(endpoint, workers, options.backlog, access, given, note=note, tls=tls)
         numbers = {one.number: name for one, name in (inherited or {}).items() if isinstance(one, FdEndpoint)}
         with Loop() as loop:
-            supervisor = Supervisor(loop, Children(loop, command), places, workers, options, numbers)
+            supervisor = Supervisor(loop, Children(loop, command), places, workers, options, numbers, predecessor)
             _handle_signals(loop, supervisor)
             loop.call_later(LOADING_DELAY_S, load)
             loop.run()
@@ -111,6 +117,7 @@ def _handle_signals(loop: Loop, supervisor: Supervisor) -> None:
         "SIGINT": supervisor.stop,
         "SIGHUP": hang_up,
         "SIGUSR1": supervisor.report,
+        "SIGUSR2": supervisor.upgrade,
         "SIGTTIN": supervisor.one_more,
         "SIGTTOU": supervisor.one_less,
     }

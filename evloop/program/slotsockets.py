@@ -23,10 +23,7 @@ from evloop.net.endpoint import Endpoint, TcpEndpoint
 from evloop.net.sockets import peer_text
 from evloop.server.opening import open_endpoint
 from evloop.server.tcpsockets import ListeningSocket
-
-TYPE_CHECKING = False  # importing typing for it would slow down every start
-if TYPE_CHECKING:
-    from evloop.server.unixsockets import UnixAccess
+from evloop.server.unixsockets import UnixAccess, UnixListeningSocket
 
 # Elsewhere the option exists as well, and the last socket gets all connections.
 _KERNEL_DEALS_OUT = sys.platform == "linux" and hasattr(socket, "SO_REUSEPORT")
@@ -58,6 +55,18 @@ class Place:
         self._backlog = backlog
         if not self.passed:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+    def add_slot(self, sock: socket.socket) -> None:
+        """Have one more socket, which listens at the same address already. Owned."""
+        if not self.passed:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self.sockets.append(sock)
+
+    def take_path(self, own: bool) -> None:
+        """Whether the path of a Unix socket is removed in the end: not if it is another service's now."""
+        for sock in self.sockets:
+            if isinstance(sock, UnixListeningSocket):
+                sock.own_path() if own else sock.leave_path()
 
     def __str__(self) -> str:
         return ("tls:" if self.tls else "") + peer_text(self.sockets[0].getsockname()) + self.note
@@ -101,28 +110,42 @@ class Place:
 
 
 def open_places(
-    endpoint: Endpoint, slots: int, backlog: int, access: UnixAccess | None, *, note: str = "", tls: bool = False
+    endpoint: Endpoint,
+    slots: int,
+    backlog: int,
+    access: UnixAccess | None,
+    given: Iterable[socket.socket] = (),
+    *,
+    note: str = "",
+    tls: bool = False,
 ) -> list[Place]:
     """Every address of an endpoint, with sockets for so many slots.
+
+    Args:
+        given: sockets that listen there already: they are taken, and no others opened. Owned.
 
     Raises:
         ListenError: in one line, what happened and what to do.
         OSError: there can't be more than one socket.
     """
-    places = []
-    unopened = open_endpoint(endpoint, backlog, access, ())
+    places: dict[object, Place] = {}
+    sockets = list(given) or open_endpoint(endpoint, backlog, access, ())
     try:
-        while unopened:
-            place = Place(endpoint, unopened[0], backlog, note=note, tls=tls)
-            del unopened[0]
-            places.append(place)
+        while sockets:
+            sock = sockets.pop(0)
+            address = sock.getsockname()
+            if address in places:
+                places[address].add_slot(sock)
+            else:
+                places[address] = Place(endpoint, sock, backlog, note=note, tls=tls)
+        for place in places.values():
             place.make_room(slots)
     except BaseException:
-        close_all(places)
-        for sock in unopened:
+        close_all(places.values())
+        for sock in sockets:
             sock.close()
         raise
-    return places
+    return list(places.values())
 
 
 def close_all(places: Iterable[Place]) -> None:

@@ -26,7 +26,6 @@ from evloop.program.messages import Message
 from evloop.program.role import Role
 from evloop.program.slotsockets import adopt_sockets
 from evloop.program.statustext import status_text
-from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server.listener import Listener
 from evloop.server.server import Server
 
@@ -127,7 +126,7 @@ class Worker:
         for name in _SUPERVISORS_SIGNALS:
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
-        self._loop.call_later(LOADING_DELAY_S, load)
+        load()  # a worker is not waited for, and need not load that between its first answers
         self._loop.add_signal_handler(signal.SIGTERM, self._terminated)
         if hasattr(signal, "SIGUSR1"):
             self._loop.add_signal_handler(signal.SIGUSR1, self._report)

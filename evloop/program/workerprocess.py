@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Sequence
 
@@ -16,6 +15,19 @@ from evloop.program.messages import Message
 from evloop.program.role import WORKER, Role
 from evloop.program.slotsockets import Place
 from evloop.program.spawn import Child, Children, status_text
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Heir(Protocol):
+        """Who gets a worker's connections: another worker, or another service."""
+
+        speaks: str
+        gone: bool
+
+        def forward(self, message: Message) -> None: ...
+
 
 _log = Logger("evloop.supervisor")
 
@@ -39,6 +51,7 @@ class WorkerProcess:
         name: for people, who count from 1: ``worker 1``.
         leaving: it was told to end.
         successor: who gets its connections, when it was told to end.
+        gone: it has ended.
         connections: how many it has, as it said last.
         speaks: what its clients see of it, as text; connections can be handed over between those that speak the same.
 
@@ -62,7 +75,8 @@ class WorkerProcess:
         self.name = f"worker {slot + 1}"
         self.pulse = pulse
         self.leaving = False
-        self.successor: WorkerProcess | None = None
+        self.successor: Heir | None = None
+        self.gone = False
         self.connections = 0
         self.speaks = ""
         self._loop = loop
@@ -130,15 +144,13 @@ class WorkerProcess:
 
     def forward(self, message: Message) -> None:
         """Give it what another one has said, with its descriptors, which are closed here."""
-        self._channel.send(message.kind, message.payload, message.descriptors, **message.fields)
-        for descriptor in message.descriptors:
-            os.close(descriptor)
+        self._channel.forward(message)
 
     def ask_status(self, number: int) -> None:
         """It answers by a message ``status`` with this ``id``."""
         self._channel.send("status", id=number)
 
-    def retire(self, successor: WorkerProcess, timeout_s: float) -> None:
+    def retire(self, successor: Heir, timeout_s: float) -> None:
         """Have it make way: what waits for it in its sockets stays there.
 
         Args:
@@ -181,6 +193,7 @@ class WorkerProcess:
             self._killing = self._loop.call_later(_LAST_WORDS_S, self.kill)
 
     def _ended(self, status: int) -> None:
+        self.gone = True
         self._channel.receive_all()  # what it said last: there may be connections in it
         self._channel.close()
         self._life.close()

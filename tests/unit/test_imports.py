@@ -93,6 +93,8 @@ ORDER = [
     "evloop.program.slot",
     "evloop.program.reload",
     "evloop.program.statusround",
+    "evloop.program.succession",
+    "evloop.program.crew",
     "evloop.program.supervisor",
     "evloop.program.service",
     "evloop.program.serve",

@@ -180,7 +180,7 @@ def run_server(argv: list[str] | None) -> int:
     if args.workers != 1 and not process:
         from evloop.charcount.cli.workers import supervise_workers  # here, as one process does not need it
 
-        status = supervise_workers(_COMMAND, places, settings, args)
+        status = supervise_workers(_COMMAND, places, settings, args, role)
         if status is not None:
             return status
     return serve(places, settings, role)

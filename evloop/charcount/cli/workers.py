@@ -10,15 +10,19 @@ from evloop.charcount.cli.streams import say
 from evloop.charcount.server import ServiceSettings
 from evloop.errors import ListenError
 from evloop.log import INFO, Logger
+from evloop.program.role import Role
 from evloop.program.serve import EXIT_ABORTED, EXIT_CANNOT_LISTEN, STOP_SIGNALS
 from evloop.program.service import Options, supervise, worker_count
 
 
-def supervise_workers(command: str, places: Places, settings: ServiceSettings, args: argparse.Namespace) -> int | None:
+def supervise_workers(
+    command: str, places: Places, settings: ServiceSettings, args: argparse.Namespace, role: Role | None
+) -> int | None:
     """Run the service until a signal ends it.
 
     Args:
         command: its name, for what is said on stderr.
+        role: if this process is to take over from another service.
 
     Returns:
         the exit status; None if one process is enough, and this one is to serve itself.
@@ -39,7 +43,9 @@ def supervise_workers(command: str, places: Places, settings: ServiceSettings, a
         on_listening=listening,
     )
     try:
-        supervisor = supervise(places.notes(), workers, options, access=places.access(), inherited=places.inherited)
+        supervisor = supervise(
+            places.notes(), workers, options, access=places.access(), inherited=places.inherited, role=role
+        )
     except ListenError as error:
         say(command, str(error))
         return EXIT_CANNOT_LISTEN
