@@ -15,10 +15,11 @@ clients wait in the kernel's queues. From sockets that exist only once it accept
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from evloop.core.loop import Loop
+from evloop.limits import Limits
 from evloop.log import WARNING, Logger
 from evloop.program.door import Door
 from evloop.program.health import Pulse
@@ -34,41 +35,12 @@ _log = Logger("evloop.supervisor")
 _TICK_S = 0.1
 
 
-class Options:
-    """What a supervisor goes by.
-
-    Args:
-        backlog: how many connections may wait in a socket's queue.
-        drain_timeout_s: how long a worker takes to stop in order, at most.
-        boot_timeout_s: how long a worker may take until it serves; 0 for any time.
-        stuck_timeout_s: how long a worker may say nothing; 0 for any time.
-        handover_timeout_s: how long connections may take until they can be handed over; who can't by then is drained.
-        on_listening: called once, when all workers serve, with the addresses.
-    """
-
-    def __init__(
-        self,
-        *,
-        backlog: int,
-        drain_timeout_s: float,
-        boot_timeout_s: float = 60.0,
-        stuck_timeout_s: float = 30.0,
-        handover_timeout_s: float = 5.0,
-        on_listening: Callable[[list[str]], object] = lambda addresses: None,
-    ) -> None:
-        self.backlog = backlog
-        self.drain_timeout_s = drain_timeout_s
-        self.boot_timeout_s = boot_timeout_s
-        self.stuck_timeout_s = stuck_timeout_s
-        self.handover_timeout_s = handover_timeout_s
-        self.on_listening = on_listening
-
-
 class Crew:
     """Keeps a worker in each slot. What happens to them is told to a `Supervisor`, which this is a part of.
 
     Args:
         places: where the service listens. Owned.
+        limits: those of the workers; here some of its times count.
         inherited: as in `evloop.program.role.Role`.
 
     Attributes:
@@ -83,12 +55,12 @@ class Crew:
         loop: Loop,
         children: Children,
         places: Sequence[Place],
-        options: Options,
+        limits: Limits,
         inherited: dict[int, str] | None = None,
     ) -> None:
         self.loop = loop
         self.places = list(places)
-        self.options = options
+        self.limits = limits
         self.slots: list[Slot] = []
         self.workers: set[WorkerProcess] = set()
         self.serving = self.stopping = False
@@ -154,7 +126,7 @@ class Crew:
     def start(self, slot: Slot, as_heir: bool = False) -> None:
         """Start a worker for a slot. If that can't be done, it is tried again later; or the heir has failed."""
         slot.restart = None
-        pulse = Pulse(self.options.boot_timeout_s, self.options.stuck_timeout_s)
+        pulse = Pulse(self.limits.worker_boot_timeout_s, self.limits.worker_stuck_timeout_s)
         try:
             worker = WorkerProcess(
                 self.loop,
@@ -195,7 +167,7 @@ class Crew:
     # ------------------------------------------------------------------ doors
 
     def _door(self, place: int, sock: socket.socket) -> Door:
-        return Door(self.loop, sock, self.options.backlog, partial(self._accepted, place))
+        return Door(self.loop, sock, self.limits.backlog, partial(self._accepted, place))
 
     def _accepted(self, place: int, sock: socket.socket) -> None:
         worker = self.next_worker()

@@ -5,9 +5,9 @@ would come as well if that loop hung. From how long none has come follows what t
 
 * **well**;
 * **late**: it may be busy with something long. Its clients wait, but new ones need not: others get them;
-* **stuck**: after `stuck_timeout_s` nobody believes any more that it comes back.
+* **stuck**: after ``stuck_timeout_s`` nobody believes any more that it comes back.
 
-Until it is ready, a worker has another time, in which it loads what it needs: `boot_timeout_s`.
+Until it is ready, a worker has another time, in which it loads what it needs: ``boot_timeout_s``.
 
 Time is counted in steps, and of a long one only a part: if the supervisor was stopped, or the machine slept, workers
 did not run either, and are not to blame.
@@ -31,6 +31,9 @@ _LONGEST_DELAY_S = 5.0
 class Pulse:
     """What is known of one worker's life.
 
+    Args:
+        boot_timeout_s, stuck_timeout_s: see above; None for any time.
+
     Attributes:
         ready: it has said that it serves.
         silent_s: how long nothing has been heard of it.
@@ -38,7 +41,7 @@ class Pulse:
 
     __slots__ = ("_boot_timeout_s", "_stuck_timeout_s", "ready", "silent_s")
 
-    def __init__(self, boot_timeout_s: float, stuck_timeout_s: float) -> None:
+    def __init__(self, boot_timeout_s: float | None, stuck_timeout_s: float | None) -> None:
         self._boot_timeout_s = boot_timeout_s
         self._stuck_timeout_s = stuck_timeout_s
         self.ready = False
@@ -67,7 +70,7 @@ class Pulse:
     def given_up(self) -> bool:
         """It is stuck, or does not get ready."""
         timeout_s = self._stuck_timeout_s if self.ready else self._boot_timeout_s
-        return 0 < timeout_s <= self.silent_s
+        return timeout_s is not None and self.silent_s >= timeout_s
 
 
 class Backoff:

@@ -139,11 +139,8 @@ def _supervise(
     unix: UnixAccess | None,
     on_listening: Callable[[list[str]], object] | None,
 ) -> None:
-    from evloop.program.service import Options, supervise
+    from evloop.program.service import supervise
 
-    options = Options(
-        backlog=limits.backlog, drain_timeout_s=limits.drain_timeout_s, on_listening=on_listening or _say_where
-    )
     try:
         inherited = _inherited(host, port)
         try:
@@ -151,7 +148,14 @@ def _supervise(
         except EndpointError as error:
             raise ListenError(str(error)) from None
         supervisor = supervise(
-            where, workers, options, access=unix, tls=tls is not None, inherited=inherited, role=role
+            where,
+            workers,
+            limits,
+            on_listening or _say_where,
+            access=unix,
+            tls=tls is not None,
+            inherited=inherited,
+            role=role,
         )
     except ListenError as error:
         say(str(error))

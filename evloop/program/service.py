@@ -6,15 +6,15 @@ Nothing of this is loaded by a program that serves in one process.
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from evloop.core.loop import Loop
 from evloop.errors import ListenError
+from evloop.limits import Limits
 from evloop.log import load
 from evloop.net.endpoint import Endpoint, FdEndpoint
 from evloop.program.cores import usable_cores
-from evloop.program.crew import Options
 from evloop.program.role import WORKER, Role, take_role
 from evloop.program.slotsockets import Place, close_all, open_places
 from evloop.program.spawn import CannotStartAgainError, Children, command_of_this_program
@@ -32,7 +32,7 @@ _LOOK_AGAIN_S = 1.0
 
 AUTO = "auto"
 
-__all__ = ["AUTO", "WORKER", "Options", "Role", "supervise", "take_role", "worker_count"]
+__all__ = ["AUTO", "WORKER", "Role", "supervise", "take_role", "worker_count"]
 
 
 def worker_count(workers: int | str) -> int:
@@ -51,7 +51,8 @@ def worker_count(workers: int | str) -> int:
 def supervise(
     where: Mapping[Endpoint, str],
     workers: int,
-    options: Options,
+    limits: Limits,
+    on_listening: Callable[[list[str]], object],
     *,
     access: UnixAccess | None = None,
     tls: bool = False,
@@ -66,6 +67,8 @@ def supervise(
 
     Args:
         where: the endpoints, and what is said behind the address of each when it is shown.
+        limits: those of the workers.
+        on_listening: called once, when all workers serve, with the addresses.
         access: to Unix sockets among them.
         tls: whether TLS is spoken at all of them.
         inherited: those that the process was started with, and what each is called.
@@ -83,10 +86,12 @@ def supervise(
         predecessor = None if role is None else Predecessor(role)
         for endpoint, note in where.items():
             given = () if predecessor is None else predecessor.sockets_of(endpoint)
-            places += open_places(endpoint, workers, options.backlog, access, given, note=note, tls=tls)
+            places += open_places(endpoint, workers, limits.backlog, access, given, note=note, tls=tls)
         numbers = {one.number: name for one, name in (inherited or {}).items() if isinstance(one, FdEndpoint)}
         with Loop() as loop:
-            supervisor = Supervisor(loop, Children(loop, command), places, workers, options, numbers, predecessor)
+            supervisor = Supervisor(
+                loop, Children(loop, command), places, workers, limits, on_listening, numbers, predecessor
+            )
             _handle_signals(loop, supervisor)
             loop.call_later(LOADING_DELAY_S, load)
             loop.run()

@@ -33,7 +33,7 @@ class Successor:
     Args:
         places: where this one listens.
         inherited: as in `Role`.
-        timeout_s: how long it may take until it serves; 0 for any time.
+        timeout_s: how long it may take until it serves; None for any time.
         on_ready: called once, when it serves.
         on_failed: called once, if it does not get so far, with the reason.
 
@@ -52,7 +52,7 @@ class Successor:
         children: Children,
         places: Sequence[Place],
         inherited: dict[int, str],
-        timeout_s: float,
+        timeout_s: float | None,
         on_ready: Callable[[], object],
         on_failed: Callable[[str], object],
     ) -> None:
@@ -70,7 +70,7 @@ class Successor:
             ours.close()
             raise
         self.pid = self._child.pid
-        self._timer = loop.call_later(timeout_s, self._too_late) if timeout_s else None
+        self._timer = loop.call_later(timeout_s, self._too_late) if timeout_s is not None else None
         self._channel = Channel(loop, ours, self._heard, lambda: None)
         # More than the kernel passes at once are opened again there.
         given = [(place, sock) for place in places for sock in place.sockets][:MAX_DESCRIPTORS]

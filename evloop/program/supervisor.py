@@ -7,11 +7,12 @@ what it is told to do as a whole: reload, upgrade, tell its status, stop.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from evloop.core.loop import Loop
+from evloop.limits import Limits
 from evloop.log import ERROR, INFO, NOTICE, WARNING, Logger
-from evloop.program.crew import Crew, Options
+from evloop.program.crew import Crew
 from evloop.program.messages import Message
 from evloop.program.reload import Reload
 from evloop.program.slot import Slot
@@ -27,12 +28,17 @@ _log = Logger("evloop.supervisor")
 # A drain is the workers' business, and they end it in time. Who has not, so long after, is killed.
 _GRACE_AFTER_DRAIN_S = 5.0
 
+# How long connections may take until they can be handed over; who can't by then is drained.
+HANDOVER_TIMEOUT_S = 5.0
+
 
 class Supervisor(Crew):
     """Workers, from the first start to the end of the last one.
 
     Args:
         places: where the service listens, with a socket for each slot. Owned.
+        limits: those of the workers; here some of its times count.
+        on_listening: called once, when all workers serve, with the addresses.
         inherited: as in `evloop.program.role.Role`.
         predecessor: the service that this one takes over from.
 
@@ -47,11 +53,13 @@ class Supervisor(Crew):
         children: Children,
         places: Sequence[Place],
         workers: int,
-        options: Options,
+        limits: Limits,
+        on_listening: Callable[[list[str]], object],
         inherited: dict[int, str] | None = None,
         predecessor: Predecessor | None = None,
     ) -> None:
-        super().__init__(loop, children, places, options, inherited)
+        super().__init__(loop, children, places, limits, inherited)
+        self._on_listening = on_listening
         self.aborted = False
         self.failure: str | None = None
         self._reload: Reload | None = None
@@ -83,7 +91,7 @@ class Supervisor(Crew):
             if self._reload is not None:
                 self._reload.heir_is_ready(old, worker)
             elif old is not None:
-                old.retire(worker, self.options.handover_timeout_s)
+                old.retire(worker, HANDOVER_TIMEOUT_S)
         self.update_doors()
         if not self.serving and not self.stopping and all(slot.served for slot in self.slots):
             self.serving = True
@@ -91,7 +99,7 @@ class Supervisor(Crew):
                 for place in self.places:
                     place.take_path(True)
                 self._predecessor.say_ready(worker.speaks)
-            self.options.on_listening([str(place) for place in self.places])
+            self._on_listening([str(place) for place in self.places])
             if self._reload_again:
                 self.reload()
 
@@ -173,7 +181,7 @@ class Supervisor(Crew):
         close_all(self.places)
         for worker in self.workers:
             worker.stop()
-        self._countdown = Countdown(self.loop, self.options.drain_timeout_s + _GRACE_AFTER_DRAIN_S, self._kill_all)
+        self._countdown = Countdown(self.loop, self.limits.drain_timeout_s + _GRACE_AFTER_DRAIN_S, self._kill_all)
         self._look_whether_over()
 
     def _begin_to_stop(self) -> None:
@@ -217,7 +225,7 @@ class Supervisor(Crew):
             return
         _log.log(NOTICE, "reloading: %d workers are replaced, one after another", len(self.slots))
         self._reload_again = False
-        self._reload = Reload(self.slots, self.start_heir, self.options.handover_timeout_s, self._reloaded)
+        self._reload = Reload(self.slots, self.start_heir, HANDOVER_TIMEOUT_S, self._reloaded)
         self._reload.begin()
 
     def _reloaded(self, failure: str | None) -> None:
@@ -240,7 +248,7 @@ class Supervisor(Crew):
                 self._children,
                 self.places,
                 self._inherited,
-                self.options.boot_timeout_s,
+                self.limits.worker_boot_timeout_s,
                 self._succeeded,
                 self._not_upgraded,
             )
@@ -262,12 +270,12 @@ class Supervisor(Crew):
         close_all(self.places)
         for worker in self.workers:
             if worker.pulse.ready:
-                worker.retire(successor, self.options.handover_timeout_s)
+                worker.retire(successor, HANDOVER_TIMEOUT_S)
             else:
                 worker.stop()
-        options = self.options
+        limits = self.limits
         self._countdown = Countdown(
-            self.loop, options.handover_timeout_s + options.drain_timeout_s + _GRACE_AFTER_DRAIN_S, self._kill_all
+            self.loop, HANDOVER_TIMEOUT_S + limits.drain_timeout_s + _GRACE_AFTER_DRAIN_S, self._kill_all
         )
         self._look_whether_over()
 

@@ -12,7 +12,7 @@ from evloop.errors import ListenError
 from evloop.log import INFO, Logger
 from evloop.program.role import Role
 from evloop.program.serve import EXIT_ABORTED, EXIT_CANNOT_LISTEN, STOP_SIGNALS
-from evloop.program.service import Options, supervise, worker_count
+from evloop.program.service import supervise, worker_count
 
 
 def supervise_workers(
@@ -35,16 +35,15 @@ def supervise_workers(
         for address in addresses:
             say(command, f"listening on {address}")
 
-    options = Options(
-        backlog=settings.limits.backlog,
-        drain_timeout_s=settings.limits.drain_timeout_s,
-        boot_timeout_s=args.worker_boot_timeout,
-        stuck_timeout_s=args.worker_stuck_timeout,
-        on_listening=listening,
-    )
     try:
         supervisor = supervise(
-            places.notes(), workers, options, access=places.access(), inherited=places.inherited, role=role
+            places.notes(),
+            workers,
+            settings.limits,
+            listening,
+            access=places.access(),
+            inherited=places.inherited,
+            role=role,
         )
     except ListenError as error:
         say(command, str(error))
