@@ -8,14 +8,17 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, ClassVar
 
 from clients import Client
-from evloop import EventLoop, Server
+from evloop import EventLoop, Limits, LineProtocol, Protocol, Server
+from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.core.poller import READ
 from evloop.server.handover import HandOver, adopt
 from waiting import DEADLINE_S, run_pass, wait_until
 
 MakeServer = Callable[[EventLoop], Server]
+Worlds = Callable[..., "World"]
 # More than any state in these tests.
 _STATE_BYTES = 200_000
 
@@ -26,7 +29,7 @@ class Generation:
     def __init__(self, loop: EventLoop, server: Server, listening: socket.socket) -> None:
         self.loop = loop
         self.server = server
-        self.adopted_badly: list[Exception] = []
+        self.takes = False  # something may still arrive
         sock = listening.dup()
         sock.setblocking(False)
         server.add_listener(sock)
@@ -40,6 +43,7 @@ class Generation:
     def take_over(self, arrivals: socket.socket) -> None:
         """Adopt what comes, until the end of it."""
         arrivals.setblocking(False)
+        self.takes = True
 
         def arrived() -> None:
             try:
@@ -49,11 +53,9 @@ class Generation:
             if not state:
                 self.loop.poller.watch(arrivals.fileno(), 0, arrived)
                 arrivals.close()
+                self.takes = False
                 return
-            try:
-                adopt([self.server], socket.socket(fileno=numbers[0]), state)
-            except Exception as error:
-                self.adopted_badly.append(error)
+            adopt([self.server], socket.socket(fileno=numbers[0]), state)
 
         self.loop.poller.register(arrivals.fileno(), READ, arrived)
 
@@ -100,6 +102,11 @@ class World:
     def send_to_next(self, channel: socket.socket) -> Callable[[bytes, socket.socket], None]:
         """What sends a connection to the process at the other end."""
         return lambda state, sock: (socket.send_fds(channel, [state], [sock.fileno()]), None)[1]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that was sent has arrived, and nothing more will be sent."""
+        return self.done == len(self.hand_overs) and not any(generation.takes for generation in self.all)
 
     def move(self, make_server: MakeServer, timeout_s: float = DEADLINE_S) -> Generation:
         """Begin to move all to a new generation. Some passes later all are there that can move at once."""
@@ -183,3 +190,35 @@ def world(make_server: MakeServer, clock: Callable[[], float] | None = None) -> 
         yield made
     finally:
         made.close()
+
+
+def service(**settings: Any) -> MakeServer:
+    """The counting service."""
+    limits = Limits(max_connections=100, **settings.pop("limits", {}))
+    return lambda loop: CharCountServer(loop, ServiceSettings(limits=limits, **settings))
+
+
+def serving(protocol: Callable[[], Protocol], **limits: Any) -> MakeServer:
+    """A server of one protocol."""
+    return lambda loop: Server(loop, protocol, Limits(max_connections=100, **limits))
+
+
+class Upper(LineProtocol):
+    """Answers each line in capitals."""
+
+    def on_line(self, line: bytes) -> bytes:
+        return line.upper() + b"\n"
+
+
+class Later(Protocol):
+    """Answers when it is told to."""
+
+    asked: ClassVar[list[Later]]
+
+    def on_data(self, data: bytes) -> None:
+        self.connection.hold()
+        self.asked.append(self)
+
+    def answer(self) -> None:
+        self.connection.write(b"later\n")
+        self.connection.release()

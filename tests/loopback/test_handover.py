@@ -7,55 +7,18 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
 
 import proxyheaders
-from evloop import Connection, EventLoop, Limits, LineProtocol, Protocol, Server
-from evloop.charcount.server import CharCountServer, ServiceSettings
+from evloop import Connection, EventLoop, Limits, Protocol, Server
 from evloop.errors import CannotMoveError
 from evloop.net.memory import FakeClock
 from evloop.net.proxyheader import AUTHORITY
 from evloop.net.state import State
-from evloop.server.handover import adopt, fingerprint
-from moving import MakeServer, World, world
-
-Worlds = Callable[..., World]
-
-
-@pytest.fixture
-def worlds() -> Iterator[Worlds]:
-    """Makes worlds, which end with the test."""
-    made: list[World] = []
-
-    def make(make_server: MakeServer, clock: Callable[[], float] | None = None) -> World:
-        made.append(World(make_server, clock))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-
-
-def service(**settings: Any) -> MakeServer:
-    """The counting service."""
-    limits = Limits(max_connections=100, **settings.pop("limits", {}))
-    return lambda loop: CharCountServer(loop, ServiceSettings(limits=limits, **settings))
-
-
-def serving(protocol: Callable[[], Protocol], **limits: Any) -> MakeServer:
-    """A server of one protocol."""
-    return lambda loop: Server(loop, protocol, Limits(max_connections=100, **limits))
-
-
-class Upper(LineProtocol):
-    """Answers each line in capitals."""
-
-    def on_line(self, line: bytes) -> bytes:
-        return line.upper() + b"\n"
-
+from evloop.server.handover import adopt
+from moving import Later, Upper, service, serving
 
 # ---------------------------------------------------------------------- what moves
 
@@ -94,56 +57,6 @@ def test_the_new_server_is_counted_right_while_the_connection_is_open(worlds):
     assert w.all[0].server.totals() == (4, 2)
     assert new.totals() == (0, 0)
     assert new.message_totals() == (0, 0)
-
-
-def test_what_has_arrived_and_was_not_read_is_answered_by_the_next(worlds):
-    w = worlds(service())
-    client = w.connect()
-    w.ask(client, b"abc\n", 2)
-    arrivals = w.hand_over(w.all[0])
-    w.until_moved()
-    client.send(b"hello\n" * 1000)
-    w.begin(service()).take_over(arrivals)
-    assert w.ask(client, b"", 2000) == b"5\n" * 1000
-    assert w.all[0].server.message_totals() == (1, 0)
-
-
-@pytest.mark.parametrize(
-    ("make_server", "begun", "rest", "reply"),
-    [
-        (service(), b"ab", b"c\n", b"3\n"),
-        (service(), "日".encode()[:2], "日".encode()[2:] + b"x\n", b"2\n"),
-        (service(), b"\xffab", b"c\n", b"ERR invalid-utf8 at byte 0\n"),
-        (service(), b"ab\r", b"\n", b"2\n"),
-        (service(), b"ab\r", b"c\n", b"4\n"),
-        (service(max_message_bytes=4), b"abcde", b"\n", b"ERR too-long limit 4\n"),
-        (service(framing="raw"), b"\xc3", b"\xa9a", b"2"),
-        (serving(Upper), b"ab", b"c\n", b"ABC\n"),
-        (serving(Upper), b"ab\r", b"\n", b"AB\n"),
-    ],
-)
-def test_a_message_that_has_begun_goes_along(worlds, make_server, begun, rest, reply):
-    w = worlds(make_server)
-    client = w.connect()
-    client.send(begun)
-    w.until(lambda: [c for c in w.all[0].server.connections if c.bytes_received == len(begun)])
-    w.move(make_server)
-    w.until_moved()
-    assert not w.all[0].server.connections
-    assert w.ask(client, rest, len(reply)) == reply
-
-
-def test_what_was_received_and_waits_for_its_turn_goes_along(worlds):
-    w = worlds(service())
-    client = w.connect()
-    old = w.all[0].server
-    lines = b"".join(b"x" * (number % 50) + b"\n" for number in range(20_000))
-    client.send(lines)
-    w.until(lambda: [c for c in old.connections if c._rest])
-    w.move(service())
-    replies = b"".join(b"%d\n" % (number % 50) for number in range(20_000))
-    assert w.ask(client, b"", len(replies)) == replies
-    assert 0 < old.message_totals()[0] < 20_000
 
 
 def test_a_connection_from_which_nothing_has_come_is_looked_at_there(worlds, caplog):
@@ -210,71 +123,6 @@ def test_who_is_still_to_be_introduced_by_a_proxy_is_waited_for(worlds):
 
 
 # ---------------------------------------------------------------------- who has to wait
-
-
-def test_a_peer_that_does_not_read_moves_when_it_has(worlds):
-    w = worlds(service(limits={"kernel_unsent_bytes": 4096}))
-    client = w.connect(receive_buffer=4096)
-    old = w.all[0].server
-    client.socket.setblocking(False)
-    sent = 0
-    lines = b"\n" * 65536
-    while not any(connection.stalled for connection in old.connections):
-        try:
-            sent += client.socket.send(lines)
-        except BlockingIOError:
-            pass
-        w.passes(1)
-    w.move(service())
-    w.passes(20)
-    (connection,) = old.connections
-    assert connection.unsent_bytes
-    assert not w.done
-    received = len(w.ask(client, b"", 2 * sent))
-    assert received == 2 * sent
-    w.until_moved()
-    assert not old.connections
-    assert w.ask(client, b"abc\n", 2) == b"3\n"
-
-
-def test_it_is_not_read_while_it_owes_something_so_that_it_comes_to_an_end(worlds):
-    w = worlds(service())
-    client = w.connect(receive_buffer=4096)
-    old = w.all[0].server
-    w.ask(client, b"abc\n", 2)
-    (connection,) = old.connections
-    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    client.socket.setblocking(False)
-    while not connection.stalled:
-        try:
-            client.socket.send(b"\n" * 1000)
-        except BlockingIOError:
-            pass
-        w.passes(1)
-    w.move(service())
-    w.passes(3)
-    before = connection.bytes_received
-    try:
-        client.socket.send(b"\n" * 1000)
-    except BlockingIOError:
-        pass
-    w.passes(10)
-    assert connection.bytes_received == before
-    assert connection.is_legal
-
-
-class Later(Protocol):
-    """Answers when it is told to."""
-
-    asked: ClassVar[list[Later]]
-
-    def on_data(self, data: bytes) -> None:
-        self.connection.hold()
-        self.asked.append(self)
-
-    def answer(self) -> None:
-        self.connection.write(b"later\n")
-        self.connection.release()
 
 
 def test_an_answer_that_is_owed_is_given_first(worlds):
@@ -371,56 +219,6 @@ def test_who_is_about_to_end_ends_where_it_is(worlds, state):
 # ---------------------------------------------------------------------- who never can
 
 
-def test_tls_is_drained_at_once_and_ends_in_order():
-    import ssl
-
-    from tlsworld import world as certificates
-
-    settings = certificates().settings()
-
-    def make(loop: EventLoop) -> Server:
-        return Server(loop, Upper, Limits(max_connections=100))
-
-    with world(make) as w:
-        w.all[0].stop_accepting()
-        old = w.all[0].server
-        old.listen(tls=settings)
-        address = old.listeners[0].socket.getsockname()
-        raw = socket.create_connection(address)
-        raw.setblocking(False)
-        client = (
-            certificates().client_context().wrap_socket(raw, server_hostname="localhost", do_handshake_on_connect=False)
-        )
-
-        def tried(function: Callable[..., Any], *args: Any) -> Any:
-            found: list[Any] = []
-
-            def attempt() -> bool:
-                try:
-                    found.append(function(*args))
-                except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                    return False
-                return True
-
-            w.until(attempt)
-            return found[0]
-
-        with client:
-            tried(client.do_handshake)
-            client.send(b"a\n")
-            assert tried(client.recv, 10) == b"A\n"
-            client.send(b"b\n")
-            new = w.move(make).server
-            w.until_moved()
-            assert tried(client.recv, 10) == b"B\n"
-            assert tried(client.recv, 10) == b""  # TLS's goodbye: without it this is an error
-            client.unwrap()
-        w.until(lambda: not old.connections)
-        assert not new.stats.adopted
-        assert not old.stats.failed
-        assert not old.stats.limits["handover-timeout"]
-
-
 def test_a_coroutine_is_drained_at_once(worlds, caplog):
     caplog.set_level(logging.INFO, "evloop.server")
 
@@ -437,25 +235,6 @@ def test_a_coroutine_is_drained_at_once(worlds, caplog):
     assert client.receive_rest() == b"b\n"
     assert "0 connections handed over" in caplog.text
     assert "1 are drained; 1: a coroutine can't go on in another process" in caplog.text
-
-
-def test_a_protocol_with_state_and_without_a_dump_is_drained_and_the_log_says_which(worlds, caplog):
-    caplog.set_level(logging.INFO, "evloop.server")
-
-    class Named(Upper):
-        def on_line(self, line: bytes) -> bytes:
-            self.name = line
-            return line + b"\n"
-
-    w = worlds(serving(Named))
-    named, nameless = w.connect(), w.connect()
-    w.ask(named, b"a\n", 2)
-    new = w.move(serving(Named)).server
-    w.until_moved()
-    assert named.receive_rest() == b""
-    assert "Named has an attribute 'name': give it dump() and restore()" in caplog.text
-    assert len(new.connections) == 1
-    assert w.ask(nameless, b"b\n", 2) == b"b\n"
 
 
 def test_another_kind_of_connection_is_drained(worlds, caplog):
@@ -574,30 +353,6 @@ def test_who_reads_none_of_its_replies_is_found_there(worlds):
     assert new.stats.limits["write-timeout"] == 1
 
 
-def test_when_the_time_is_over_the_rest_is_drained(worlds, caplog):
-    caplog.set_level(logging.INFO, "evloop.server")
-
-    class Asked(Later):
-        asked: ClassVar[list[Later]] = []
-
-    w = worlds(serving(Asked))
-    client, other = w.connect(), w.connect()
-    client.send(b"?")
-    w.until(lambda: Asked.asked)
-    new = w.move(serving(Asked), timeout_s=0.05).server
-    w.until_moved()
-    old = w.all[0].server
-    assert old.stats.limits["handover-timeout"] == 1
-    assert "1 connections handed over" in caplog.text
-    assert "1 are drained; 1: they were owed something for too long" in caplog.text
-    Asked.asked[0].answer()
-    assert w.ask(client, b"", 7) == b"later\n"
-    client.close()
-    w.until(lambda: not old.connections)
-    assert len(new.connections) == 1
-    other.close()
-
-
 def test_with_no_time_none_moves(worlds):
     w = worlds(serving(Upper))
     client = w.connect()
@@ -611,20 +366,6 @@ def test_with_no_time_none_moves(worlds):
 # ---------------------------------------------------------------------- settings that clients see
 
 
-@pytest.mark.parametrize(
-    "other", [{"framing": "raw"}, {"template": "count: {count}"}, {"max_message_bytes": 10}], ids=str
-)
-def test_servers_whose_clients_see_different_things_have_different_fingerprints(loop, other):
-    servers = [service(limits=limits, **settings)(loop) for limits, settings in (({}, {}), ({}, other), ({}, {}))]
-    quiet = service(limits={"idle_timeout_s": 5})(loop)
-    same, different, again = (fingerprint([server]) for server in servers)
-    assert same == again == fingerprint([quiet])
-    assert same != different
-    assert fingerprint([servers[0], servers[1]]) != fingerprint([servers[1], servers[0]])
-    for server in (*servers, quiet):
-        server.abort()
-
-
 def test_a_librarys_server_speaks_what_its_factory_makes(loop):
     from functools import partial
 
@@ -632,43 +373,14 @@ def test_a_librarys_server_speaks_what_its_factory_makes(loop):
 
     servers = [Server(loop, each, Limits(max_connections=10)) for each in (Upper, partial(Upper), Later, handler)]
     upper, same, later, coroutine = (server.speaks for server in servers)
-    assert upper == same == f"{__name__}.Upper"
-    assert later == f"{__name__}.Later"
+    assert upper == same == "moving.Upper"
+    assert later == "moving.Later"
     assert coroutine.endswith(".handler")
     for server in servers:
         server.abort()
 
 
-def test_another_protocol_than_there_is_refused(worlds, logged, caplog):
-    logged.expect("could not be taken over")
-    w = worlds(serving(Upper))
-    client = w.connect()
-    new = w.move(serving(Later)).server
-    w.until(lambda: new.stats.failed)
-    assert new.stats.adopted == new.stats.closed == 1
-    w.passes()
-    assert client.receive_rest() == b""
-    assert f"it spoke {__name__}.Upper, and here it would be {__name__}.Later" in caplog.text
-
-
 # ---------------------------------------------------------------------- what goes wrong
-
-
-@pytest.mark.parametrize("how", ["fin", "reset"])
-def test_a_peer_that_has_left_meanwhile(worlds, how):
-    w = worlds(service(limits={"max_connections_per_address": 5}))
-    client, other = w.connect(), w.connect()
-    w.ask(client, b"abc\n", 2)
-    arrivals = w.hand_over(w.all[0])
-    w.until_moved()
-    client.reset() if how == "reset" else client.close()
-    generation = w.begin(service(limits={"max_connections_per_address": 5}))
-    generation.take_over(arrivals)
-    new = generation.server
-    w.until(lambda: new.stats.adopted == 2 and new.stats.closed == 1)
-    assert new.stats.failed == (how == "reset")
-    assert w.all[0].server.stats.closed == 0
-    assert w.ask(other, b"abc\n", 2) == b"3\n"
 
 
 def test_a_dump_that_raises_costs_its_own_connection(worlds, logged):
@@ -703,7 +415,7 @@ def test_a_protocol_that_can_not_go_on_costs_its_own_connection(worlds, logged, 
             if where == "restore" and next(bad):
                 raise ZeroDivisionError
 
-    New.__qualname__ = Upper.__qualname__
+    New.__module__, New.__qualname__ = Upper.__module__, Upper.__qualname__
     w = worlds(serving(Upper))
     clients = [w.connect(), w.connect()]
     new = w.move(serving(New)).server
@@ -739,25 +451,6 @@ def test_a_server_that_is_not_here(loop):
     here.close()
 
 
-def test_when_nobody_takes_them_any_more_the_rest_is_drained(worlds, logged):
-    logged.expect("connections can't be handed over any more")
-    w = worlds(serving(Upper))
-    clients = [w.connect() for _ in range(3)]
-    sent = []
-
-    def broken(state: bytes, sock: socket.socket) -> None:
-        if sent:
-            raise BrokenPipeError
-        sent.append(sock.dup())
-
-    w.send_to_next = lambda channel: broken
-    w.move(serving(Upper))
-    w.until_moved()
-    assert w.all[0].server.stats.handed_over == 1
-    sent[0].close()
-    assert [client.receive_rest() for client in clients] == [b""] * 3
-
-
 def test_it_waits_while_the_channel_is_full(worlds):
     w = worlds(serving(Upper))
     clients = [w.connect() for _ in range(3)]
@@ -770,21 +463,6 @@ def test_it_waits_while_the_channel_is_full(worlds):
     assert new.stats.adopted == 3
     for client in clients:
         assert w.ask(client, b"a\n", 2) == b"A\n"
-
-
-def test_descriptors_on_their_way_to_a_process_that_has_died_are_not_lost(worlds):
-    w = worlds(serving(Upper))
-    clients = [w.connect() for _ in range(3)]
-    dead = w.hand_over(w.all[0])
-    of_supervisor = dead.dup()
-    w.until(lambda: w.done)
-    assert not w.all[0].server.connections
-    dead.close()  # with the process; its supervisor has one more
-    new = w.begin(serving(Upper))
-    new.take_over(of_supervisor)
-    for client in clients:
-        assert w.ask(client, b"a\n", 2) == b"A\n"
-    assert new.server.stats.adopted == 3
 
 
 def test_a_server_that_is_stopped_meanwhile_drains_who_comes(worlds):
