@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from evloop.core.loop import Loop
@@ -13,16 +13,18 @@ from evloop.eventloop import EventLoop
 from evloop.limits import Limits
 from evloop.log import INFO, NOTICE, Logger, load, say
 from evloop.net.protocol import Protocol
+from evloop.program.statustext import status_text
 from evloop.program.terminal import has_terminal
 from evloop.ratelimit import LOADING_DELAY_S
+from evloop.server.opening import endpoint_to_listen_on
 from evloop.server.server import Server
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.net.endpoint import Endpoint
     from evloop.net.tlssettings import TLSServerSettings
+    from evloop.program.role import Role
     from evloop.protocols.handlers import Handler
-    from evloop.server.stats import Value
     from evloop.server.unixsockets import UnixAccess
 
 _log = Logger("evloop.server")
@@ -35,8 +37,9 @@ _LOOK_AGAIN_S = 1.0
 # A pass that takes longer is worth a line in the log: everyone else was waiting.
 SLOW_PASS_S = 0.1
 
-# The exit status of a program that can't listen.
+# The exit status of a program that can't listen, and of a worker that has ended connections out of order.
 EXIT_CANNOT_LISTEN = 3
+EXIT_ABORTED = 1
 
 
 def serve(
@@ -48,6 +51,7 @@ def serve(
     proxy_from: str | Iterable[str] = (),
     tls: TLSServerSettings | None = None,
     unix: UnixAccess | None = None,
+    workers: int | str = 1,
     on_listening: Callable[[list[str]], object] | None = None,
     on_start: Callable[[EventLoop, Server], Iterable[Server] | None] | None = None,
 ) -> None:
@@ -70,6 +74,10 @@ def serve(
             strangers. `Limits` says why, and suggests some.
         proxy_from: proxies that are trusted to say whom they speak for; as for `Server`.
         tls: serve by TLS, with these certificates, which are read again when their files change.
+        workers: how many processes serve; ``"auto"`` for one for each core that this one may use. With more than one, a
+            supervisor holds the sockets, and starts this program again for each worker, which comes to here as well,
+            and serves. So what stands before ``serve`` runs in each of them, and ``on_start`` in the workers only.
+            SIGHUP replaces them one after another (see docs/operations.md).
         on_listening: called with the addresses once it listens. Default: they are printed on stderr.
         on_start: called with loop and server before the loop runs: for timers, outgoing connections, other servers.
             Servers that it returns, in a list, are stopped together with the first one.
@@ -78,27 +86,96 @@ def serve(
         SystemExit: it can't listen. One line on stderr says what happened and what to do, and the exit status is 3. To
             handle that yourself, use `Server.listen`, which raises `ListenError`, and `prepare`.
     """
+    role = None
+    if workers != 1 or "EVLOOP_ROLE" in os.environ:
+        from evloop.program.service import WORKER, take_role, worker_count  # here, as one process does not need it
+
+        role = take_role()
+        count = worker_count(workers)
+        if count != 1 and (role is None or role.kind != WORKER):
+            _supervise(count, role, host, port, limits or Limits(), tls, unix, on_listening)
+            return
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
         servers = [Server(loop, protocol_factory, limits, proxy_from=proxy_from)]
+        worker = None
         try:
             try:
+                if role is not None:
+                    from evloop.program.worker import Worker
+
+                    worker = Worker(loop, role)
+                    worker.equip(servers[0])
                 addresses = _listen(servers[0], host, port, tls, unix)
                 more = None if on_start is None else on_start(loop, servers[0])
+                servers += more or ()
+                if worker is not None:
+                    worker.prepare(*servers)
             except ListenError as error:
                 say(str(error))
                 raise SystemExit(EXIT_CANNOT_LISTEN) from None
-            servers += more or ()
-            prepare(loop, *servers, on_reload=[] if tls is None else [tls.reload_and_log])
+            if worker is None:
+                prepare(loop, *servers, on_reload=[] if tls is None else [tls.reload_and_log])
             if tls is not None:
                 tls.watch(loop)
-            if on_listening is None:
-                say("listening on " + ", ".join(addresses))
-            else:
-                on_listening(addresses)
+            if worker is None:
+                (on_listening or _say_where)(addresses)
             loop.run()
         finally:
             for server in servers:
                 server.abort()  # nothing is left to abort, unless this ends by an exception
+            if worker is not None:
+                worker.close()
+    if worker is not None and any(server.aborted for server in servers):
+        raise SystemExit(EXIT_ABORTED)  # for the supervisor, which tells it of the whole service
+
+
+def _supervise(
+    workers: int,
+    role: Role | None,
+    host: str | Endpoint | None,
+    port: int | None,
+    limits: Limits,
+    tls: TLSServerSettings | None,
+    unix: UnixAccess | None,
+    on_listening: Callable[[list[str]], object] | None,
+) -> None:
+    from evloop.program.service import supervise
+
+    try:
+        inherited = _inherited(host, port)
+        try:
+            where = dict.fromkeys(inherited or [endpoint_to_listen_on(host, port)], "")
+        except EndpointError as error:
+            raise ListenError(str(error)) from None
+        supervisor = supervise(
+            where,
+            workers,
+            limits,
+            on_listening or _say_where,
+            access=unix,
+            tls=tls is not None,
+            inherited=inherited,
+            role=role,
+        )
+    except ListenError as error:
+        say(str(error))
+        raise SystemExit(EXIT_CANNOT_LISTEN) from None
+    if supervisor.failure is not None:
+        say(f"cannot serve: {supervisor.failure}")
+        raise SystemExit(EXIT_CANNOT_LISTEN)
+
+
+def _say_where(addresses: list[str]) -> None:
+    say("listening on " + ", ".join(addresses))
+
+
+def _inherited(host: str | Endpoint | None, port: int | None) -> dict[Endpoint, str]:
+    """The sockets that the process was started with, if nobody says where to listen."""
+    if host is None and port is None and "LISTEN_PID" in os.environ:
+        from evloop.program.systemd import take_inherited  # here, as most are started without sockets
+
+        return take_inherited()
+    return {}
 
 
 def _listen(
@@ -108,12 +185,9 @@ def _listen(
     tls: TLSServerSettings | None,
     unix: UnixAccess | None,
 ) -> list[str]:
-    if host is None and port is None and "LISTEN_PID" in os.environ:
-        from evloop.program.systemd import take_inherited  # here, as most are started without sockets
-
-        inherited = take_inherited()
-        if inherited:
-            return [address for endpoint in inherited for address in server.listen(endpoint, tls=tls, unix=unix)]
+    inherited = _inherited(host, port)
+    if inherited:
+        return [address for endpoint in inherited for address in server.listen(endpoint, tls=tls, unix=unix)]
     try:
         return server.listen(host, port, tls=tls, unix=unix)
     except EndpointError as error:
@@ -178,18 +252,3 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
         loop.add_signal_handler(signal.SIGHUP, hang_up)
     if hasattr(signal, "SIGUSR1"):
         loop.add_signal_handler(signal.SIGUSR1, report)
-
-
-def status_text(status: Mapping[str, Value]) -> str:
-    """A status as people read it: a line for each value, by its name."""
-    return "\n".join(f"  {name:<20}{_value_text(value)}" for name, value in status.items())
-
-
-def _value_text(value: Value) -> str:
-    if isinstance(value, float):
-        return f"{value:.6f}"
-    if isinstance(value, dict):
-        value = [f"{name} {count}" for name, count in value.items()]
-    if isinstance(value, list):
-        return ", ".join(value) or "none"
-    return "none" if value is None else str(value)

@@ -86,6 +86,19 @@ class Listener:
             set_stream_options(sock, kernel_unsent_bytes)
         loop.poller.register(sock.fileno(), READ, self._handle_acceptable)
 
+    def take(self, sock: socket.socket) -> None:
+        """Serve a connection that another process has accepted from this socket. Owns it."""
+        try:
+            address = sock.getpeername()
+            sock.setblocking(False)
+            if not _INHERITS_OPTIONS:
+                set_stream_options(sock, self._kernel_unsent_bytes)
+        except OSError:  # gone already
+            sock.close()
+            self.accept_errors += 1
+            return
+        self._on_accept(sock, address)
+
     @property
     def socket(self) -> socket.socket:
         """The listening socket, for its options and address."""
@@ -127,6 +140,10 @@ class Listener:
                 continue
             self._on_accept(sock, address)
         return True
+
+    def leave_to_others(self) -> None:
+        """Accept nothing by itself from now on: another process does, and passes connections to `take`."""
+        self._loop.poller.watch(self._socket.fileno(), 0, self._handle_acceptable)
 
     def _rest(self, reason: str) -> None:
         if self._pause_timer is None:

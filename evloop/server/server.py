@@ -55,6 +55,8 @@ class Server(Population):
         aborted: True if connections were not ended in order when it was stopped: by `abort`, because the time to
             drain was over, or by another limit.
         listeners: where it listens.
+        open_endpoint: what opens the sockets of an endpoint, called as `evloop.server.opening.open_endpoint`. A worker
+            of several has them from its supervisor.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Server(Population):
         proxy_from: str | Iterable[str] = (),
     ) -> None:
         super().__init__(loop, protocol_factory, limits, refusal=refusal, proxy_from=proxy_from)
+        self.open_endpoint = open_endpoint
         self._countdown: Countdown | None = None
         self._on_stopped: list[Callable[[], object]] = []
 
@@ -106,7 +109,7 @@ class Server(Population):
             self.stats.tls.add(tls.tally)
         elif endpoint.tls and connection_factory is Connection:
             raise ListenError(f"cannot listen on {endpoint}: TLS needs certificates; give tls=TLSServerSettings(...)")
-        sockets = open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
+        sockets = self.open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
         added: list[Listener] = []
         try:
             for sock in sockets:
@@ -226,6 +229,11 @@ class Server(Population):
                 callback()
             except Exception as error:
                 self.loop.log_exception(error, "what was to be called when the server has stopped raised")
+
+    def stop_accepting(self) -> None:
+        """Close the listeners, and leave what waits in the kernel's queues to others who have these sockets, too."""
+        for listener in self.listeners:
+            listener.close()
 
     def status(self) -> dict[str, Value]:
         """What an operator wants to know, as values; the names are those of `evloop.server.stats.STATUS`.

@@ -16,8 +16,16 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 EXIT_USAGE = 2
+EXIT_TLS = 5  # of both commands: files that can't be used, or a connection that can't be made so
+
+# argparse asks gettext for translations of its words. Python has none, and to find that out takes the file system some
+# looks, and loads `locale`: a thirtieth of the whole start.
+argparse._ = str  # type: ignore[attr-defined]
 
 _INT_MAX = 2**31 - 1
+
+# More than machines have cores; it is a wrong number.
+_MOST_WORKERS = 1024
 
 # Wide enough that each option and its help stand side by side in a terminal of 80 columns.
 _HELP_COLUMN = 30
@@ -38,6 +46,7 @@ class CommandParser(argparse.ArgumentParser):
     origin: str | None = None
 
     def __init__(self, command: str, usage: str, description: str, epilog: str) -> None:
+        width = terminal_columns() - 2
         super().__init__(
             prog=command,
             usage=f"%(prog)s {usage}",
@@ -45,9 +54,7 @@ class CommandParser(argparse.ArgumentParser):
             epilog=epilog,
             # A script that says --max must not change its meaning when there is a second option of that beginning.
             allow_abbrev=False,
-            formatter_class=lambda prog: argparse.HelpFormatter(
-                prog, max_help_position=_HELP_COLUMN, width=terminal_columns() - 2
-            ),
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=_HELP_COLUMN, width=width),
         )
         self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
@@ -103,6 +110,16 @@ def positive_number(text: str) -> int:
     number = _parse_int(text)
     if not 1 <= number <= _INT_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_INT_MAX}")
+    return number
+
+
+def workers(text: str) -> int | str:
+    """How many processes serve: a number, or ``auto``."""
+    if text == "auto":
+        return text
+    number = _parse_int(text)
+    if not 1 <= number <= _MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number from 1 to {_MOST_WORKERS}")
     return number
 
 

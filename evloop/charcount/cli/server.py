@@ -10,11 +10,10 @@ import sys
 from collections.abc import Mapping
 
 from evloop.charcount.cli import environment
-from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser
+from evloop.charcount.cli.arguments import EXIT_TLS, EXIT_USAGE, CommandParser
 from evloop.charcount.cli.listening import Places, forget_host_and_port, reject_two_places
 from evloop.charcount.cli.settings import LOG_LEVELS, SETTINGS, setting_name
 from evloop.charcount.cli.streams import run_command, say, write_stdout
-from evloop.charcount.cli.tlsoptions import EXIT_TLS
 from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.charcount.session import CLASSIC_TEMPLATE, TemplateError
 from evloop.errors import ListenError, TLSSettingsError
@@ -28,6 +27,9 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
+    from evloop.program.role import Role
+    from evloop.program.worker import Worker
+
 EXIT_OK = 0
 EXIT_ABORTED = 1  # or stdout can't be written
 EXIT_CANNOT_LISTEN = 3
@@ -35,11 +37,16 @@ EXIT_CANNOT_LISTEN = 3
 _COMMAND = "charcount-server"
 
 
-def configure_logging(level: int) -> None:
-    """Log to stderr from that level on."""
+def configure_logging(level: int, process: str = "") -> None:
+    """Log to stderr from that level on.
+
+    Args:
+        process: which process of the service it is, named in each line.
+    """
     import logging
 
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    who = f"{process}: " if process else ""
+    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {who}%(message)s", stream=sys.stderr)
     logging.raiseExceptions = False  # a log that can't be written must not stop the service
 
 
@@ -150,6 +157,11 @@ def run_server(argv: list[str] | None) -> int:
     settings = make_settings(parser, args)
     if args.print_config:
         return print_config(environment.as_variables(args))
+    role = None
+    if "EVLOOP_ROLE" in os.environ:
+        from evloop.program.role import take_role  # here, as one process does not need it
+
+        role = take_role()
     try:
         places = Places(parser, args)
     except (ListenError, TLSSettingsError) as error:
@@ -157,18 +169,44 @@ def run_server(argv: list[str] | None) -> int:
         return EXIT_TLS if isinstance(error, TLSSettingsError) else EXIT_CANNOT_LISTEN
     if args.check_config:
         return check_config(places, settings)
-    if places.unused:
+    if places.unused and role is None:
         unused = ", ".join(map(str, places.unused))
         say(_COMMAND, f"started with sockets that are not used, as other places to listen are set: {unused}")
     level = LOG_LEVELS[args.log_level]
-    configure_later(level, lambda: configure_logging(level))
+    process = "" if role is None else role.name
+    configure_later(level, lambda: configure_logging(level, process))
     raise_descriptor_limit(settings.limits.max_connections)
+    if args.workers != 1 and not process:
+        from evloop.charcount.cli.workers import supervise_workers  # here, as one process does not need it
+
+        status = supervise_workers(_COMMAND, places, settings, args, role)
+        if status is not None:
+            return status
+    return serve(places, settings, role)
+
+
+def serve(places: Places, settings: ServiceSettings, role: Role | None) -> int:
+    """Serve in this process until it is told to stop. Returns the exit status.
+
+    Args:
+        role: if it is one of several.
+    """
+    worker: Worker | None = None
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
         server = CharCountServer(loop, settings)
         try:
+            if role is not None:
+                from evloop.program.worker import Worker
+
+                worker = Worker(loop, role)
+                worker.equip(server)
             addresses = places.listen(server)
             tls = places.tls
-            prepare(loop, server, on_reload=[] if tls is None else [tls.reload_and_log])
+            if worker is not None:
+                worker.prepare(server)
+                addresses = []  # the supervisor tells them
+            else:
+                prepare(loop, server, on_reload=[] if tls is None else [tls.reload_and_log])
             if tls is not None:
                 tls.watch(loop)
             if hasattr(gc, "freeze"):  # PyPy's collector has no need of it
@@ -182,6 +220,8 @@ def run_server(argv: list[str] | None) -> int:
             return EXIT_CANNOT_LISTEN
         finally:
             server.abort()  # nothing is left to abort, unless this ends by an error: then no path may be left behind
+            if worker is not None:
+                worker.close()
         for signum in STOP_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)  # it is over: what comes now must not change the exit status
         server.log.flush()
