@@ -297,6 +297,17 @@ class Limits(_Immutable):
         at_it="the worker says what it hangs in and is ended, and another one started",
     )
 
+    # How long connections may take to get to where they can move to another process. Nearly all do at once: those that
+    # can't have a peer that does not read what it is owed, or wait for an answer from elsewhere. As long as the old
+    # process waits for them, it takes its share of memory, and serves by the settings of yesterday.
+    handover_timeout_s: float = limit(
+        default=5.0,
+        least=0,
+        option="on a reload, time for clients that can't move to the new process yet; then drain. 0: drain all",
+        at_it="drained",
+        counter="handover-timeout",
+    )
+
     def _check_together(self) -> None:
         if not self.low_water_bytes < self.high_water_bytes <= self.max_unsent_bytes:
             raise ValueError(

@@ -28,9 +28,6 @@ _log = Logger("evloop.supervisor")
 # A drain is the workers' business, and they end it in time. Who has not, so long after, is killed.
 _GRACE_AFTER_DRAIN_S = 5.0
 
-# How long connections may take until they can be handed over; who can't by then is drained.
-HANDOVER_TIMEOUT_S = 5.0
-
 
 class Supervisor(Crew):
     """Workers, from the first start to the end of the last one.
@@ -91,7 +88,7 @@ class Supervisor(Crew):
             if self._reload is not None:
                 self._reload.heir_is_ready(old, worker)
             elif old is not None:
-                old.retire(worker, HANDOVER_TIMEOUT_S)
+                old.retire(worker, self.limits.handover_timeout_s)
         self.update_doors()
         if not self.serving and not self.stopping and all(slot.served for slot in self.slots):
             self.serving = True
@@ -225,7 +222,7 @@ class Supervisor(Crew):
             return
         _log.log(NOTICE, "reloading: %d workers are replaced, one after another", len(self.slots))
         self._reload_again = False
-        self._reload = Reload(self.slots, self.start_heir, HANDOVER_TIMEOUT_S, self._reloaded)
+        self._reload = Reload(self.slots, self.start_heir, self.limits.handover_timeout_s, self._reloaded)
         self._reload.begin()
 
     def _reloaded(self, failure: str | None) -> None:
@@ -270,13 +267,12 @@ class Supervisor(Crew):
         close_all(self.places)
         for worker in self.workers:
             if worker.pulse.ready:
-                worker.retire(successor, HANDOVER_TIMEOUT_S)
+                worker.retire(successor, self.limits.handover_timeout_s)
             else:
                 worker.stop()
         limits = self.limits
-        self._countdown = Countdown(
-            self.loop, HANDOVER_TIMEOUT_S + limits.drain_timeout_s + _GRACE_AFTER_DRAIN_S, self._kill_all
-        )
+        in_all_s = limits.handover_timeout_s + limits.drain_timeout_s + _GRACE_AFTER_DRAIN_S
+        self._countdown = Countdown(self.loop, in_all_s, self._kill_all)
         self._look_whether_over()
 
     def one_more(self) -> None:

@@ -26,6 +26,7 @@ from evloop.program.messages import Message
 from evloop.program.role import Role
 from evloop.program.slotsockets import adopt_sockets
 from evloop.program.statustext import status_text
+from evloop.server.handover import HandOver, adopt, fingerprint
 from evloop.server.listener import Listener
 from evloop.server.server import Server
 
@@ -39,6 +40,9 @@ _log = Logger("evloop.worker")
 
 # Those that a terminal sends to every process of a program, and those that are orders to the supervisor.
 _SUPERVISORS_SIGNALS = ("SIGINT", "SIGHUP", "SIGUSR2", "SIGTTIN", "SIGTTOU")
+
+# When it ends, it looks so often whether the supervisor has got all that it was sent.
+_LOOK_AGAIN_S = 0.005
 
 # After the time to drain, handlers may have 3 s to be cancelled; then an end is overdue.
 _GRACE_AFTER_DRAIN_S = 5.0
@@ -136,7 +140,7 @@ class Worker:
         self._loop.call_soon(self._is_ready)
 
     def _is_ready(self) -> None:
-        self._channel.send("ready")
+        self._channel.send("ready", speaks=fingerprint(self._servers))
         self._beat()
 
     def _beat(self) -> None:
@@ -147,6 +151,7 @@ class Worker:
     def _on_message(self, message: Message) -> None:
         handle = {
             "connection": self._take_connections,
+            "moved": self._adopt,
             "stop": lambda message: self._stop("stopping"),
             "retire": self._retire,
             "abort": lambda message: self._abort(),
@@ -166,6 +171,13 @@ class Worker:
             else:
                 listener.take(socket.socket(fileno=descriptor))
 
+    def _adopt(self, message: Message) -> None:
+        """A connection of another worker, or of the service that this one follows."""
+        if message.descriptors:
+            descriptor, *more = message.descriptors
+            assert not more
+            adopt(self._servers, socket.socket(fileno=descriptor), message.payload)
+
     @property
     def _stopped_accepting(self) -> bool:
         return all(server.stopping for server in self._servers)
@@ -183,6 +195,19 @@ class Worker:
         """Another one serves in its place: what waits in the queues of the sockets is for that one."""
         for server in self._servers:
             server.stop_accepting()
+        if message.fields["how"] == "handover":
+            timeout_s = float(message.fields["timeout_s"])
+            HandOver(self._loop, self._servers, self._hand_over, self._made_way, timeout_s, self._is_channel_full)
+        else:
+            self._made_way()
+
+    def _hand_over(self, state: bytes, sock: socket.socket) -> None:
+        self._channel.send("moved", state, [sock.fileno()])
+
+    def _is_channel_full(self) -> bool:
+        return self._channel.unsent_bytes > 0
+
+    def _made_way(self) -> None:
         self._channel.send("retired")
         self._stop("making way")
 
@@ -209,6 +234,12 @@ class Worker:
     def _stopped(self, server: Server) -> None:
         self._running.discard(server)
         if not self._running:
+            self._end()
+
+    def _end(self) -> None:
+        if self._channel.unsent_bytes:  # connections that were handed over may be among it
+            self._loop.call_later(_LOOK_AGAIN_S, self._end)
+        else:
             self._loop.stop()
 
     def _abort(self) -> None:

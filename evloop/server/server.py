@@ -248,6 +248,8 @@ class Server(Population):
             "connections": len(self.connections),
             "max_connections": self.max_connections,
             "accepted": stats.accepted,
+            "adopted": stats.adopted,
+            "handed_over": stats.handed_over,
             "closed": stats.closed,
             "failed": stats.failed,
             "probes": stats.probes,
