@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from evloop.net.endpoint import Endpoint
     from evloop.net.tlssettings import TLSServerSettings
     from evloop.program.role import Role
+    from evloop.program.upgrade import Heritage, Upgrade
+    from evloop.program.worker import Worker
     from evloop.protocols.handlers import Handler
     from evloop.server.unixsockets import UnixAccess
 
@@ -97,14 +99,13 @@ def serve(
             return
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
         servers = [Server(loop, protocol_factory, limits, proxy_from=proxy_from)]
-        worker = None
+        worker: Worker | None = None
+        heritage: Heritage | None = None
         try:
             try:
                 if role is not None:
-                    from evloop.program.worker import Worker
-
-                    worker = Worker(loop, role)
-                    worker.equip(servers[0])
+                    worker, heritage = take_part(loop, role)
+                    (worker or heritage).equip(servers[0])  # type: ignore[union-attr]
                 addresses = _listen(servers[0], host, port, tls, unix)
                 more = None if on_start is None else on_start(loop, servers[0])
                 servers += more or ()
@@ -115,6 +116,8 @@ def serve(
                 raise SystemExit(EXIT_CANNOT_LISTEN) from None
             if worker is None:
                 prepare(loop, *servers, on_reload=[] if tls is None else [tls.reload_and_log])
+            if heritage is not None:
+                heritage.take_over(*servers)
             if tls is not None:
                 tls.watch(loop)
             if worker is None:
@@ -125,8 +128,27 @@ def serve(
                 server.abort()  # nothing is left to abort, unless this ends by an exception
             if worker is not None:
                 worker.close()
+            if heritage is not None:
+                heritage.close()
     if worker is not None and any(server.aborted for server in servers):
         raise SystemExit(EXIT_ABORTED)  # for the supervisor, which tells it of the whole service
+
+
+def take_part(loop: Loop, role: Role) -> tuple[Worker | None, Heritage | None]:
+    """What a process that serves needs for its part in a service: as a worker, or as one that follows another.
+
+    Raises:
+        ListenError: who has started it is gone.
+    """
+    from evloop.program.role import WORKER
+
+    if role.kind == WORKER:
+        from evloop.program.worker import Worker
+
+        return Worker(loop, role), None
+    from evloop.program.upgrade import Heritage
+
+    return None, Heritage(loop, role)
 
 
 def _supervise(
@@ -199,8 +221,9 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
 
     SIGTERM or SIGINT: drain all servers, then stop the loop; on a second one abort at once. `Server.aborted` tells
     afterwards which it was. SIGHUP: call all of ``on_reload``; but if the process had a controlling terminal, and it is
-    gone, drain and stop. Stays ignored under nohup. SIGUSR1: write their status to the log. Logging is loaded soon
-    after the start (see `evloop.log`).
+    gone, drain and stop. Stays ignored under nohup. SIGUSR1: write their status to the log. SIGUSR2: start the program
+    again, hand sockets and connections over to it when it serves, and end (`evloop.program.upgrade`). Logging is loaded
+    soon after the start (see `evloop.log`).
 
     Raises:
         RuntimeError: not in the main thread.
@@ -208,6 +231,7 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
     had_terminal = hasattr(signal, "SIGHUP") and has_terminal()
     running = set(servers)
     stopping = False
+    upgrading: Upgrade | None = None
 
     def stopped(server: Server) -> None:
         running.discard(server)
@@ -222,6 +246,8 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
             loop.call_soon(loop.stop)  # in the next pass, when handlers have seen that they are cancelled
             return
         stopping = True
+        if upgrading is not None:
+            upgrading.cancel()
         open_connections = sum(len(server.connections) for server in servers)
         _log.log(INFO, "stopping: %d connections to finish; signal again to abort", open_connections)
         for server in servers:
@@ -241,6 +267,22 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
         if had_terminal and not stopping and not has_terminal():
             stop()
 
+    def upgrade() -> None:
+        nonlocal upgrading
+        if stopping or upgrading is not None:
+            return
+        from evloop.program.upgrade import Upgrade  # here, as few need it
+
+        upgrading = Upgrade(loop, servers, lambda pid: None, upgraded)
+        upgrading.begin()
+
+    def upgraded(well: bool) -> None:
+        nonlocal upgrading
+        if well:
+            stop()
+        else:
+            upgrading = None
+
     def report() -> None:
         for server in servers:
             _log.log(NOTICE, "status:\n%s", status_text(server.status()))
@@ -252,3 +294,5 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
         loop.add_signal_handler(signal.SIGHUP, hang_up)
     if hasattr(signal, "SIGUSR1"):
         loop.add_signal_handler(signal.SIGUSR1, report)
+    if hasattr(signal, "SIGUSR2"):
+        loop.add_signal_handler(signal.SIGUSR2, upgrade)

@@ -22,9 +22,23 @@ from evloop.net.endpoint import Endpoint, UnixEndpoint
 from evloop.program.channel import Channel, MessageReader, channel_pair
 from evloop.program.messages import MAX_DESCRIPTORS, Message
 from evloop.program.role import SUCCESSOR, Role
-from evloop.program.slotsockets import Place, adopt_sockets
+from evloop.program.slotsockets import adopt_sockets
 from evloop.program.spawn import Children, status_text
 from evloop.server.unixsockets import UnixListeningSocket
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Held(Protocol):
+        """Where a service listens, and with what: an `evloop.program.slotsockets.Place`, say."""
+
+        @property
+        def endpoint(self) -> Endpoint: ...
+        @property
+        def passed(self) -> bool: ...
+        @property
+        def sockets(self) -> Sequence[socket.socket]: ...
 
 
 class Successor:
@@ -50,7 +64,7 @@ class Successor:
         self,
         loop: Loop,
         children: Children,
-        places: Sequence[Place],
+        places: Sequence[Held],
         inherited: dict[int, str],
         timeout_s: float | None,
         on_ready: Callable[[], object],
@@ -83,6 +97,19 @@ class Successor:
     def forward(self, message: Message) -> None:
         """Give it what a worker has said, with its descriptors, which are closed here."""
         self._channel.forward(message)
+
+    def hand_over(self, state: bytes, sock: socket.socket) -> None:
+        """Give it a connection of this process, which keeps its own descriptor."""
+        self._channel.send("moved", state, [sock.fileno()])
+
+    def is_full(self) -> bool:
+        """Whether there is something that it was sent and has not taken yet."""
+        return self._channel.unsent_bytes > 0
+
+    def cancel(self) -> None:
+        """It is not needed any more, unless it serves already."""
+        if not self._ready:
+            self._child.signal(signal.SIGKILL)
 
     def _heard(self, message: Message) -> None:
         for descriptor in message.descriptors:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from evloop.core.loop import Loop
+    from evloop.net.endpoint import Endpoint
 
 # How long accepting rests when descriptors have run out. At ten tries a second the cost is not measurable.
 EXHAUSTED_PAUSE_S = 0.1
@@ -57,6 +58,7 @@ class Listener:
 
     Attributes:
         address: where it really listens, as text.
+        endpoint: what `Server.listen` was asked for; None if it wasn't.
         accept_errors: accepts that failed, for whatever reason.
         exhausted: how many of them because descriptors had run out.
     """
@@ -71,6 +73,7 @@ class Listener:
         kernel_unsent_bytes: int | None = None,
     ) -> None:
         self.address = peer_text(sock.getsockname())
+        self.endpoint: Endpoint | None = None
         self.accept_errors = 0
         self.exhausted = 0
         self._loop = loop

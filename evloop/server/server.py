@@ -123,8 +123,9 @@ class Server(Population):
             if isinstance(error, OSError):
                 raise ListenError(f"cannot wait for connections: {error.strerror or error}") from None
             raise
-        if endpoint.tls or tls is not None:
-            for listener in added:
+        for listener in added:
+            listener.endpoint = endpoint
+            if endpoint.tls or tls is not None:
                 listener.address = f"tls:{listener.address}"
         return [listener.address for listener in added]
 

@@ -96,6 +96,7 @@ ORDER = [
     "evloop.program.reload",
     "evloop.program.statusround",
     "evloop.program.succession",
+    "evloop.program.upgrade",
     "evloop.program.crew",
     "evloop.program.supervisor",
     "evloop.program.service",

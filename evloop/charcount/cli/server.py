@@ -20,7 +20,7 @@ from evloop.errors import ListenError, TLSSettingsError
 from evloop.eventloop import EventLoop
 from evloop.limits import Limits
 from evloop.log import INFO, Logger, configure_later
-from evloop.program.serve import SLOW_PASS_S, STOP_SIGNALS, prepare
+from evloop.program.serve import SLOW_PASS_S, STOP_SIGNALS, prepare, take_part
 from evloop.server.descriptors import affordable_connections, raise_descriptor_limit
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from evloop.program.role import Role
+    from evloop.program.upgrade import Heritage
     from evloop.program.worker import Worker
 
 EXIT_OK = 0
@@ -192,14 +193,13 @@ def serve(places: Places, settings: ServiceSettings, role: Role | None) -> int:
         role: if it is one of several.
     """
     worker: Worker | None = None
+    heritage: Heritage | None = None
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
         server = CharCountServer(loop, settings)
         try:
             if role is not None:
-                from evloop.program.worker import Worker
-
-                worker = Worker(loop, role)
-                worker.equip(server)
+                worker, heritage = take_part(loop, role)
+                (worker or heritage).equip(server)  # type: ignore[union-attr]
             addresses = places.listen(server)
             tls = places.tls
             if worker is not None:
@@ -207,6 +207,8 @@ def serve(places: Places, settings: ServiceSettings, role: Role | None) -> int:
                 addresses = []  # the supervisor tells them
             else:
                 prepare(loop, server, on_reload=[] if tls is None else [tls.reload_and_log])
+            if heritage is not None:
+                heritage.take_over(server)
             if tls is not None:
                 tls.watch(loop)
             if hasattr(gc, "freeze"):  # PyPy's collector has no need of it
@@ -222,6 +224,8 @@ def serve(places: Places, settings: ServiceSettings, role: Role | None) -> int:
             server.abort()  # nothing is left to abort, unless this ends by an error: then no path may be left behind
             if worker is not None:
                 worker.close()
+            if heritage is not None:
+                heritage.close()
         for signum in STOP_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)  # it is over: what comes now must not change the exit status
         server.log.flush()
