@@ -23,6 +23,7 @@ from evloop.server.server import Server
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from evloop.server.sharedcounts import SharedCounts
     from evloop.server.stats import Value
 
 DEFAULT_PORT = 12345
@@ -180,7 +181,7 @@ class CharCountServer(Server):
     looks_for_headers = False  # the protocol does, where it logs the first bytes anyway
     proxy_option = "--proxy-from"
 
-    def __init__(self, loop: Loop, settings: ServiceSettings | None = None) -> None:
+    def __init__(self, loop: Loop, settings: ServiceSettings | None = None, counts: SharedCounts | None = None) -> None:
         settings = ServiceSettings() if settings is None else settings
         new_session = settings.session_factory()
         self.messages = 0
@@ -193,6 +194,7 @@ class CharCountServer(Server):
             lambda: protocol_class(new_session(self.stats.limits), self),
             settings.limits,
             proxy_from=settings.proxy_from,
+            counts=counts,
         )
 
     def hint_later(self, protocol: CharCountProtocol) -> None:
