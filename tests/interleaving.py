@@ -20,8 +20,8 @@ def step() -> None:
 
 
 class SteppedCells:
-    """Numbers in shared memory. A step is each write, and each number read of a column: it may be another one's. One that
-    is read by itself is one's own, which nobody else changes."""
+    """Numbers in shared memory. A step is each write, and each number read of a column: it may be another one's. One
+    that is read by itself is one's own, which nobody else changes."""
 
     def __init__(self, count: int) -> None:
         self.values = [0] * count

@@ -1,4 +1,4 @@
-"""Limits that several processes have together: the counts in every order of steps, servers that use them, the memory."""
+"""Limits that several processes have together: counts in every order of steps, servers that use them, the memory."""
 
 from __future__ import annotations
 
