@@ -15,7 +15,6 @@ from evloop.net.connection import Connection
 from evloop.net.protocol import Protocol, is_handler
 from evloop.net.sockets import origin, peer_text
 from evloop.net.sweeper import Sweeper
-from evloop.net.unexpectedheader import look_at_first_data
 from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener
 from evloop.server.refusals import Refusals, refusal_line
@@ -77,6 +76,10 @@ class Population:
         if counts is not None:
             self.connections, self._by_origin = counts.connections, counts.by_origin
             self._accept = partial(self._accepted_of_many, counts)
+        if self.looks_for_headers:
+            from evloop.net.unexpectedheader import look_at_first_data  # here, as not every server does
+
+            self._look_at_first_data = look_at_first_data
         self._gate: ProxyGate | None = None
         if proxy_from:
             from evloop.server.proxygate import ProxyGate  # here, as few are behind a proxy
@@ -115,9 +118,9 @@ class Population:
         address: Any,
         header: ProxyHeader | None = None,
     ) -> None:
-        limits, gate = self.limits, self._gate
-        occupied = len(self.connections) + (0 if gate is None else len(gate.waiting))
+        limits, gate, occupied = self.limits, self._gate, len(self.connections)
         if gate is not None:
+            occupied += len(gate.waiting)
             may_wait = occupied < self.max_connections + _MAX_HEADERS_WHEN_FULL
             if header is None and may_wait and gate.expects_header(family, address):
                 gate.take(sock, address, partial(self._accept, connection_factory))
@@ -145,7 +148,7 @@ class Population:
             return
         connection.proxy_header = header
         if self.looks_for_headers and header is None:
-            look_at_first_data(connection, self.proxy_option)
+            self._look_at_first_data(connection, self.proxy_option)
         if who is not None:
             self._by_origin[who] += 1
         self.connections[connection] = who
