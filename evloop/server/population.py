@@ -13,7 +13,7 @@ from evloop.limits import Limits
 from evloop.log import WARNING, Logger
 from evloop.net.connection import Connection
 from evloop.net.protocol import Protocol, is_handler
-from evloop.net.sockets import origin, peer_text
+from evloop.net.sockets import origin, peer_text, set_stream_options
 from evloop.net.sweeper import Sweeper
 from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener
@@ -25,6 +25,7 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
+    from evloop.net.moving import Moving
     from evloop.net.proxyheader import ProxyHeader
     from evloop.protocols.handlers import Handler, Handlers
     from evloop.server.proxygate import ProxyGate
@@ -149,9 +150,7 @@ class Population:
         connection.proxy_header = header
         if self.looks_for_headers and header is None:
             self._look_at_first_data(connection, self.proxy_option)
-        if who is not None:
-            self._by_origin[who] += 1
-        self.connections[connection] = who
+        self._let_in(connection, who)
         try:
             connection.open()
         except OSError as error:
@@ -188,6 +187,97 @@ class Population:
             if who is not None:
                 counts.settle_from(who)
 
+    def _let_in(self, connection: Connection, who: object) -> None:
+        if who is not None:
+            self._by_origin[who] += 1
+        self.connections[connection] = who
+
+    # ------------------------------------------------------------------ connections that move
+
+    @property
+    def speaks(self) -> str:
+        """What clients see of its settings, as text. A connection moves only to a server of which this is the same."""
+        factory: Any = self._protocol_factory if self._handlers is None else self._handlers.handler
+        while isinstance(factory, partial):
+            factory = factory.func
+        named = factory if hasattr(factory, "__qualname__") else type(factory)
+        return f"{named.__module__}.{named.__qualname__}"
+
+    @property
+    def proxies_waiting(self) -> int:
+        """Connections of proxies that have not said yet whom they speak for."""
+        return 0 if self._gate is None else len(self._gate.waiting)
+
+    def dump(self, connection: Connection) -> Moving | None:
+        """What another process needs to go on with one of the connections; as `evloop.net.moving.dump`."""
+        from evloop.net import moving  # here, as most never move
+
+        dumped = moving.dump(connection)
+        if dumped is not None:
+            dumped.facts["waits"] = self._sweeper.dump(connection)
+        return dumped
+
+    def release(self, connection: Connection) -> None:
+        """Another process has it: it is over here, and nobody is told."""
+        from evloop.net import moving
+
+        moving.detach(connection)
+        self.stats.handed_over += 1
+        self._leave(connection)
+
+    def adopt(self, sock: socket.socket, dumped: Moving) -> None:
+        """Go on with a connection of another process, whatever the limits are. Owns the socket.
+
+        What is wrong with it is logged, and costs this connection only. If the server is stopping it is drained.
+        """
+        from evloop.net import moving
+
+        limits, facts = self.limits, dumped.facts
+        self.stats.adopted += 1
+        try:
+            sock.setblocking(False)
+            sock.set_inheritable(False)
+            try:
+                set_stream_options(sock, limits.kernel_unsent_bytes)
+                who = self._origin_of(sock, dumped.header)
+            except OSError:
+                who = None  # the peer has left meanwhile, which shows when it is read
+            protocol = self._protocol_factory()
+            moving.check(dumped, protocol)
+            forget, limits_hit = self._forget_connection, self.stats.limits
+            connection = Connection(self.loop, sock, facts["peer"], protocol, limits, forget, limits_hit)
+            self.stats.bytes_received -= facts["received"]  # each server counts what it has moved itself
+            self.stats.bytes_sent -= facts["sent"]
+        except Exception as error:
+            self.stats.failed += 1
+            self.stats.closed += 1
+            sock.close()
+            self.loop.log_exception(error, "connection %s closed: it could not be taken over", facts.get("peer"))
+            return
+        self._let_in(connection, who)
+        try:
+            moving.restore(connection, dumped)
+            self._sweeper.restore(connection, facts["waits"])
+        except Exception as error:
+            self.loop.log_exception(error, "connection %s aborted: it could not go on here", connection.peer)
+            connection.end_for(error)
+        if self.stopping:
+            connection.drain()
+
+    def _origin_of(self, sock: socket.socket, header: ProxyHeader | None) -> object:
+        """By whom a connection is counted that has come another way; None if it is not."""
+        if self.limits.max_connections_per_address is None:
+            return None
+        family, address = int(sock.family), sock.getpeername()
+        if header is not None and header.source is not None and not header.local:
+            address = header.source
+            if isinstance(address, str):
+                return None
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        return origin(family, address, self.limits.ipv6_prefix_bits)
+
+    # ------------------------------------------------------------------ the end of one
+
     def _wake_listeners(self) -> None:
         """A descriptor has become free, or will be at the end of this pass."""
         for listener in self.listeners:
@@ -195,16 +285,8 @@ class Population:
                 self.loop.call_soon(listener.resume)
 
     def _forget(self, connection: Connection, error: Exception | None) -> None:
-        who = self.connections.pop(connection, None)
-        if who is not None:
-            self._by_origin[who] -= 1
-            if not self._by_origin[who]:
-                del self._by_origin[who]
-        self._sweeper.forget(connection)
         stats = self.stats
         stats.closed += 1
-        stats.bytes_received += connection.bytes_received
-        stats.bytes_sent += connection.bytes_sent
         if connection.is_probe:
             stats.probes += 1
             if isinstance(error, OSError) and error.errno in DISCONNECTED:
@@ -214,6 +296,17 @@ class Population:
             if isinstance(error, LimitError):
                 stats.limits[error.limit] += 1
                 self.aborted = self.aborted or self.stopping
+        self._leave(connection)
+
+    def _leave(self, connection: Connection) -> None:
+        who = self.connections.pop(connection, None)
+        if who is not None:
+            self._by_origin[who] -= 1
+            if not self._by_origin[who]:
+                del self._by_origin[who]
+        self._sweeper.forget(connection)
+        self.stats.bytes_received += connection.bytes_received
+        self.stats.bytes_sent += connection.bytes_sent
         self._wake_listeners()
         if self.stopping:
             self.loop.call_soon(self._check_stopped)

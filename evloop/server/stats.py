@@ -18,23 +18,28 @@ class ServerStats:
 
     Attributes:
         accepted: connections that were accepted.
+        adopted: connections that have come from another process, where they were accepted (`evloop.server.handover`).
+        handed_over: connections that have gone on in another process.
         closed: how many of them are closed.
         failed: how many of those because of an error or a limit.
         probes: how many of those without a byte from the client, such as health checks and port scans, or as a
             trusted proxy's own.
         bad_proxy_headers: closed because a trusted proxy sent no PROXY header, or a wrong one.
-        bytes_received, bytes_sent: of closed connections; `Server.totals` adds those that are open.
+        bytes_received, bytes_sent: of connections that are not here any more, less what those had that have come from
+            another process; `Server.totals` adds those that are open.
         limits: one counter for each limit that was hit, by its name in `LimitError`.
         tls: what counts handshakes, of each set of TLS settings that is used.
     """
 
     __slots__ = (
         "accepted",
+        "adopted",
         "bad_proxy_headers",
         "bytes_received",
         "bytes_sent",
         "closed",
         "failed",
+        "handed_over",
         "limits",
         "probes",
         "tls",
@@ -42,6 +47,8 @@ class ServerStats:
 
     def __init__(self) -> None:
         self.accepted = 0
+        self.adopted = 0
+        self.handed_over = 0
         self.closed = 0
         self.failed = 0
         self.probes = 0
@@ -75,6 +82,8 @@ STATUS = {
     "connections": "connections that are open, now",
     "max_connections": "connections that may be open at the same time",
     "accepted": "connections that were accepted, total",
+    "adopted": "connections that were taken over from another process, total",
+    "handed_over": "connections that another process has taken over, total",
     "closed": "connections that were closed, total",
     "failed": "connections that were closed because of an error or a limit, total",
     "probes": "connections that were closed without a byte from the client, or a proxy's own health checks, total",

@@ -24,6 +24,9 @@ argparse._ = str  # type: ignore[attr-defined]
 
 _INT_MAX = 2**31 - 1
 
+# More than machines have cores; it is a wrong number.
+_MOST_WORKERS = 1024
+
 # Wide enough that each option and its help stand side by side in a terminal of 80 columns.
 _HELP_COLUMN = 30
 
@@ -107,6 +110,16 @@ def positive_number(text: str) -> int:
     number = _parse_int(text)
     if not 1 <= number <= _INT_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_INT_MAX}")
+    return number
+
+
+def workers(text: str) -> int | str:
+    """How many processes serve: a number, or ``auto``."""
+    if text == "auto":
+        return text
+    number = _parse_int(text)
+    if not 1 <= number <= _MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number from 1 to {_MOST_WORKERS}")
     return number
 
 

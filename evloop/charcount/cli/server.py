@@ -20,12 +20,16 @@ from evloop.errors import ListenError, TLSSettingsError
 from evloop.eventloop import EventLoop
 from evloop.limits import Limits
 from evloop.log import INFO, Logger, configure_later
-from evloop.program.serve import SLOW_PASS_S, STOP_SIGNALS, prepare
+from evloop.program.serve import SLOW_PASS_S, STOP_SIGNALS, prepare, take_part
 from evloop.server.descriptors import affordable_connections, raise_descriptor_limit
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
+
+    from evloop.program.role import Role
+    from evloop.program.upgrade import Heritage
+    from evloop.program.worker import Worker
 
 EXIT_OK = 0
 EXIT_ABORTED = 1  # or stdout can't be written
@@ -34,11 +38,16 @@ EXIT_CANNOT_LISTEN = 3
 _COMMAND = "charcount-server"
 
 
-def configure_logging(level: int) -> None:
-    """Log to stderr from that level on."""
+def configure_logging(level: int, process: str = "") -> None:
+    """Log to stderr from that level on.
+
+    Args:
+        process: which process of the service it is, named in each line.
+    """
     import logging
 
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    who = f"{process}: " if process else ""
+    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {who}%(message)s", stream=sys.stderr)
     logging.raiseExceptions = False  # a log that can't be written must not stop the service
 
 
@@ -149,6 +158,11 @@ def run_server(argv: list[str] | None) -> int:
     settings = make_settings(parser, args)
     if args.print_config:
         return print_config(environment.as_variables(args))
+    role = None
+    if "EVLOOP_ROLE" in os.environ:
+        from evloop.program.role import take_role  # here, as one process does not need it
+
+        role = take_role()
     try:
         places = Places(parser, args)
     except (ListenError, TLSSettingsError) as error:
@@ -156,18 +170,45 @@ def run_server(argv: list[str] | None) -> int:
         return EXIT_TLS if isinstance(error, TLSSettingsError) else EXIT_CANNOT_LISTEN
     if args.check_config:
         return check_config(places, settings)
-    if places.unused:
+    if places.unused and role is None:
         unused = ", ".join(map(str, places.unused))
         say(_COMMAND, f"started with sockets that are not used, as other places to listen are set: {unused}")
     level = LOG_LEVELS[args.log_level]
-    configure_later(level, lambda: configure_logging(level))
+    process = "" if role is None else role.name
+    configure_later(level, lambda: configure_logging(level, process))
     raise_descriptor_limit(settings.limits.max_connections)
+    if args.workers != 1 and not process:
+        from evloop.charcount.cli.workers import supervise_workers  # here, as one process does not need it
+
+        status = supervise_workers(_COMMAND, places, settings, args, role)
+        if status is not None:
+            return status
+    return serve(places, settings, role)
+
+
+def serve(places: Places, settings: ServiceSettings, role: Role | None) -> int:
+    """Serve in this process until it is told to stop. Returns the exit status.
+
+    Args:
+        role: if it is one of several.
+    """
+    worker: Worker | None = None
+    heritage: Heritage | None = None
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
         server = CharCountServer(loop, settings)
         try:
+            if role is not None:
+                worker, heritage = take_part(loop, role)
+                (worker or heritage).equip(server)  # type: ignore[union-attr]
             addresses = places.listen(server)
             tls = places.tls
-            prepare(loop, server, on_reload=[] if tls is None else [tls.reload_and_log])
+            if worker is not None:
+                worker.prepare(server)
+                addresses = []  # the supervisor tells them
+            else:
+                prepare(loop, server, on_reload=[] if tls is None else [tls.reload_and_log])
+            if heritage is not None:
+                heritage.take_over(server)
             if tls is not None:
                 tls.watch(loop)
             if hasattr(gc, "freeze"):  # PyPy's collector has no need of it
@@ -181,6 +222,10 @@ def run_server(argv: list[str] | None) -> int:
             return EXIT_CANNOT_LISTEN
         finally:
             server.abort()  # nothing is left to abort, unless this ends by an error: then no path may be left behind
+            if worker is not None:
+                worker.close()
+            if heritage is not None:
+                heritage.close()
         for signum in STOP_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)  # it is over: what comes now must not change the exit status
         server.log.flush()
