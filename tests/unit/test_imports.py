@@ -80,6 +80,7 @@ ORDER = [
     "evloop.server.handover",
     "evloop.testing",
     "evloop.program.systemd",
+    "evloop.program.notify",
     "evloop.program.terminal",
     "evloop.program.statustext",
     "evloop.program.messages",
