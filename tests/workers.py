@@ -63,7 +63,7 @@ def wait_for_workers(service: Process, count: int, without: set[int] = frozenset
 def alive(pid: int) -> bool:
     """Whether there is such a process, and it has not ended."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
