@@ -97,16 +97,17 @@ def take_role(environ: MutableMapping[str, str] = os.environ) -> Role | None:
 def _comes_from(control: int, parent: int) -> bool:
     """Whether this is a Unix socket that process ``parent`` has made, as far as the system tells."""
     try:
-        sock = socket.socket(fileno=os.dup(control))
+        sock = socket.socket(fileno=control)
     except (OSError, OverflowError):
         return False
-    with sock:
+    try:
         if sock.family != socket.AF_UNIX:
             return False
         if not hasattr(socket, "SO_PEERCRED"):
             return True
-        try:
-            raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        except OSError:
-            return False
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         return bool(_CREDENTIALS.unpack(raw)[0] == parent)
+    except OSError:
+        return False
+    finally:
+        sock.detach()

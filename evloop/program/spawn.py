@@ -133,6 +133,16 @@ class Child:
             self._loop.log_exception(error, "what was to be called at the end of a process raised")
         return True
 
+    def let_go(self) -> None:
+        """Its end is nobody's business here any more: this process ends first."""
+        if self.ended:
+            return
+        self.ended = True
+        if self._descriptor is not None:
+            self._loop.poller.watch(self._descriptor, 0, self._handle_readable)
+            os.close(self._descriptor)
+        self._process.returncode = 0  # or it warns that nobody has waited for it
+
     def signal(self, signum: int) -> None:
         """Send it a signal, unless it has ended."""
         if not self.ended:

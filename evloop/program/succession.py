@@ -108,6 +108,11 @@ class Successor:
         """Whether there is something that it was sent and has not taken yet."""
         return self._channel.unsent_bytes > 0
 
+    def let_go(self) -> None:
+        """It has all that it is to have, and this process is about to end."""
+        self._channel.close()
+        self._child.let_go()
+
     def cancel(self) -> None:
         """It is not needed any more, unless it serves already."""
         if not self._ready:

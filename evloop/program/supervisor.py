@@ -25,6 +25,9 @@ from evloop.server.countdown import Countdown
 
 _log = Logger("evloop.supervisor")
 
+# When all workers have ended, it looks so often whether the new service has got all that it was sent.
+_LOOK_AGAIN_S = 0.005
+
 # A drain is the workers' business, and they end it in time. Who has not, so long after, is killed.
 _GRACE_AFTER_DRAIN_S = 5.0
 
@@ -208,8 +211,14 @@ class Supervisor(Crew):
             worker.kill()
 
     def _look_whether_over(self) -> None:
-        if not self.workers:
-            self.loop.stop()
+        if self.workers:
+            return
+        if self._successor is not None and not self._successor.gone:
+            if self._successor.is_full():  # of connections that were handed over
+                self.loop.call_later(_LOOK_AGAIN_S, self._look_whether_over)
+                return
+            self._successor.let_go()
+        self.loop.stop()
 
     # ------------------------------------------------------------------ orders
 

@@ -122,6 +122,7 @@ class Upgrade:
         if self._successor.is_full():
             self._loop.call_later(_LOOK_AGAIN_S, self._over)
         else:
+            self._successor.let_go()
             self._on_over(True)
 
 
