@@ -1,7 +1,7 @@
 """A systemd of its own, booted in namespaces, with units of the tests: its own processes, cgroups, mounts and network.
 
-Needs root, Linux with cgroup v2 somewhere, and systemd. Nothing of it is seen from outside, and nothing is left when its
-first process is killed.
+Needs root, Linux with cgroup v2 somewhere, and systemd. Nothing of it is seen from outside, and nothing is left when
+its first process is killed.
 """
 
 from __future__ import annotations
@@ -25,20 +25,23 @@ SYSTEMD = next((path for path in ("/usr/lib/systemd/systemd", "/lib/systemd/syst
 # Where the project and this Python are in there: a service must not see home folders, nor others' temporary files.
 _PROJECT, _PYTHON = "/mnt/evloop", "/mnt/python"
 
-# The cgroup of what is started is a new root: systemd finds itself alone.
+# The cgroup of what is started is a new root: systemd finds itself alone. Nothing in there may write to this machine's
+# files, whatever it believes to be its business at a boot: the whole root is read-only, and places to write are new.
 _BOOT = """
 set -e
 mount --make-rprivate /
-ip link set lo up
-mount -t proc proc /proc
-umount -R /sys/fs/cgroup
-mount -t cgroup2 none /sys/fs/cgroup
 mount -t tmpfs tmpfs /mnt
 mkdir /mnt/evloop /mnt/python /mnt/tests
 mount --bind "$1" /mnt/evloop
 mount --bind "$2" /mnt/python
 mount --bind "$3" /mnt/tests
-mount -t tmpfs tmpfs /run
+for place in /mnt/evloop /mnt/python /; do mount -o remount,bind,ro $place; done
+for place in /tmp /var/tmp /run; do mount -t tmpfs tmpfs $place; done
+for place in / /root /var/lib /mnt/evloop; do ! touch $place/.written 2> /dev/null; done
+ip link set lo up
+mount -t proc proc /proc
+umount -R /sys/fs/cgroup
+mount -t cgroup2 none /sys/fs/cgroup
 mount --bind /mnt/tests/units /etc/systemd/system
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=tests "$4" --system --unit=tests.target \
     --log-target=null --show-status=no
@@ -89,7 +92,7 @@ class System:
         self._cgroup = root / f"evloop-tests-{os.getpid()}"
         self._cgroup.mkdir()
         command = ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--net", "--uts", "--ipc", "--kill-child"]
-        enter = f"echo $$ > {self._cgroup}/cgroup.procs; exec \"$@\""
+        enter = f'echo $$ > {self._cgroup}/cgroup.procs; exec "$@"'
         arguments = [str(ROOT), sys.base_prefix, str(folder), str(SYSTEMD)]
         with (folder / "log").open("w") as log:
             self._unshare = subprocess.Popen(
@@ -121,7 +124,18 @@ class System:
     def run(self, *command: str, check: bool = True, stdin: str = "") -> str:
         """Run a command in there; what it wrote, on both streams."""
         done = subprocess.run(
-            ["nsenter", "--target", str(self._pid), "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", *command],
+            [
+                "nsenter",
+                "--target",
+                str(self._pid),
+                "--mount",
+                "--pid",
+                "--net",
+                "--uts",
+                "--ipc",
+                "--cgroup",
+                *command,
+            ],
             input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
