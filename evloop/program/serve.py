@@ -102,13 +102,16 @@ def serve(
             _supervise(count, role, host, port, limits or Limits(), tls, unix, on_listening)
             return
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
-        servers = [Server(loop, protocol_factory, limits, proxy_from=proxy_from)]
+        servers: list[Server] = []
         worker: Worker | None = None
         heritage: Heritage | None = None
         try:
             try:
                 if role is not None:
                     worker, heritage = take_part(loop, role)
+                counts = None if worker is None else worker.counts
+                servers = [Server(loop, protocol_factory, limits, proxy_from=proxy_from, counts=counts)]
+                if role is not None:
                     (worker or heritage).equip(servers[0])  # type: ignore[union-attr]
                 addresses = _listen(servers[0], host, port, tls, unix)
                 more = None if on_start is None else on_start(loop, servers[0])

@@ -72,6 +72,7 @@ class CountsMemory:
             raise OSError(errno.EINVAL, "this is no memory of shared counts")
         self._view = memoryview(self._map)
         self.cells = self._view[_CELLS_AT:].cast("I")
+        self._free = list(range(self.rows))
 
     @classmethod
     def create(cls, rows: int, connections: int = 0) -> Self:
@@ -97,10 +98,15 @@ class CountsMemory:
             os.close(descriptor)
             raise
 
-    def clear(self, row: int) -> None:
+    def take_row(self) -> int | None:
+        """A row for a process that is being started; None if there is none left. For the one that starts them all."""
+        return self._free.pop(0) if self._free else None
+
+    def give_back(self, row: int) -> None:
         """The process that had this row is dead: nothing of what it had counts any more."""
         first = row * self.columns
         self.cells[first : first + self.columns] = memoryview(bytes(self.columns * _CELL_BYTES)).cast("I")
+        self._free.append(row)
 
     def close(self) -> None:
         """Give the memory back; whoever else has it keeps it. Counts that use it must not be used any more."""

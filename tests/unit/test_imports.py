@@ -83,6 +83,7 @@ ORDER = [
     "evloop.program.notify",
     "evloop.program.terminal",
     "evloop.program.statustext",
+    "evloop.program.statuses",
     "evloop.program.messages",
     "evloop.program.channel",
     "evloop.program.health",

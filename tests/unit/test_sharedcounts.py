@@ -239,7 +239,7 @@ def test_what_a_dead_process_had_counts_no_more(memory: CountsMemory):
         dead.accept()
     alive.accept()
     assert alive.open == 0
-    memory.clear(0)
+    memory.give_back(0)
     alive.accept()
     assert alive.open == 1
 
@@ -269,8 +269,14 @@ def test_another_process_sees_the_same_numbers(memory: CountsMemory):
 def test_clearing_a_row_leaves_the_others(memory: CountsMemory):
     for index in range(len(memory.cells)):
         memory.cells[index] = 1
-    memory.clear(1)
+    memory.give_back(1)
     assert [sum(memory.cells[row * 129 : (row + 1) * 129]) for row in range(3)] == [129, 0, 129]
+
+
+def test_rows_are_given_and_given_back(memory: CountsMemory):
+    assert [memory.take_row() for _ in range(4)] == [0, 1, 2, None]
+    memory.give_back(1)
+    assert (memory.take_row(), memory.take_row()) == (1, None)
 
 
 def test_without_a_limit_for_addresses_a_row_is_one_number():
@@ -337,7 +343,7 @@ def test_real_processes_take_all_places_and_not_one_more():
         assert list(memory.cells) == taken
         processes[0].kill()
         processes[0].wait(DEADLINE_S)
-        memory.clear(0)
+        memory.give_back(0)
         assert sum(memory.cells) == limit - taken[0]
     finally:
         for process in processes:
