@@ -169,6 +169,15 @@ _PROCESSES = "processes (docs/operations.md)"
 
 SETTINGS = (
     Setting(
+        "where settings are",
+        "config",
+        "",
+        "a file of variables, as --print-config shows them; the environment and the command line win; read again on "
+        "SIGHUP",
+        metavar="FILE",
+        unset="none",
+    ),
+    Setting(
         "where it listens",
         "host",
         "127.0.0.1",
