@@ -44,7 +44,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 @pytest.fixture
 def launch() -> Iterator[Callable[..., Process]]:
-    """Starts charcount-server on a free port; who wants to know when it serves asks the manager. Killed with the test."""
+    """Starts charcount-server on a free port; when it serves the manager is told. Killed with the test."""
     with contextlib.ExitStack() as stack:
         yield lambda *arguments, port=0, **options: stack.enter_context(
             Process([SERVER, "--port", str(port), *arguments], **options)
@@ -197,3 +197,32 @@ def test_126_manager_whose_queue_is_full_is_told_later_and_nobody_waits(spawn, m
             assert client.ask(b"abc\n", 2) == b"3\n"  # it serves meanwhile
         assert set(manager.told()) == {"filler"}
         manager.wait_for("READY=1")
+
+
+# ---------------------------------------------------------------------- 128
+
+# The worker that comes first is held up just when the other one gets ready.
+HELD_UP = """
+import os, sys, time
+from evloop import LineProtocol, serve
+def hold_up(loop, server):
+    loop.call_later(0.05, time.sleep, 2)
+if __name__ == "__main__":
+    on_start = None
+    if "EVLOOP_ROLE" in os.environ:
+        try:
+            os.close(os.open(sys.argv[1], os.O_CREAT | os.O_EXCL))
+            on_start = hold_up
+        except FileExistsError:
+            time.sleep(1)
+    serve(LineProtocol, "127.0.0.1:0", workers=2, on_start=on_start)
+"""
+
+
+@pytest.mark.slow
+def test_128_service_is_ready_though_one_of_its_workers_is_held_up_just_then(manager, tmp_path):
+    program = tmp_path / "held_up.py"
+    program.write_text(HELD_UP)
+    with Process([str(program), str(tmp_path / "first")], environment=told_by(manager)) as server:
+        manager.wait_for("READY=1", BOOT_S)
+        server.wait_for_log("listening on")
