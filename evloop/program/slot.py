@@ -34,6 +34,11 @@ class Slot:
         """Somebody who is well accepts from its sockets."""
         return self.worker is not None and self.worker.well
 
+    @property
+    def ready(self) -> bool:
+        """Somebody has begun to serve there, and lives, even if he is held up just now."""
+        return self.worker is not None and self.worker.pulse.ready
+
     def set_doors(self, wanted: bool) -> None:
         """Stand in at its sockets, or not."""
         for door in self.doors:

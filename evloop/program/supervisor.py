@@ -103,7 +103,7 @@ class Supervisor(Crew):
             elif old is not None:
                 old.retire(worker, self.limits.handover_timeout_s)
         self.update_doors()
-        if not self.serving and not self.stopping and all(slot.served for slot in self.slots):
+        if not self.serving and not self.stopping and all(slot.ready for slot in self.slots):
             self.serving = True
             if self._predecessor is not None:
                 for place in self.places:

@@ -12,28 +12,7 @@ import pytest
 
 from evloop.program.notify import STATUS_S, Notifier, from_environment, notification, socket_address, watchdog_s
 from evloop.testing import MemoryLoop
-
-
-class Manager:
-    """Hears what it is told."""
-
-    def __init__(self, address: str) -> None:
-        self.text = address
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
-        self._socket.setblocking(False)
-
-    def told(self) -> list[str]:
-        """What it was told since the last time; stamps of time are taken out."""
-        found = []
-        while True:
-            try:
-                found.append(self._socket.recv(4096).decode())
-            except BlockingIOError:
-                return found
-
-    def close(self) -> None:
-        self._socket.close()
+from managers import Manager
 
 
 @pytest.fixture
