@@ -169,15 +169,6 @@ _PROCESSES = "processes (docs/operations.md)"
 
 SETTINGS = (
     Setting(
-        "where settings are",
-        "config",
-        "",
-        "a file of variables, as --print-config shows them; the environment and the command line win; read again on "
-        "SIGHUP",
-        metavar="FILE",
-        unset="none",
-    ),
-    Setting(
         "where it listens",
         "host",
         "127.0.0.1",
@@ -321,5 +312,14 @@ SETTINGS = (
         "debug, info (each connect and disconnect), warning or error",
         choices=tuple(LOG_LEVELS),
         metavar="LEVEL",
+    ),
+    Setting(
+        "where settings are",
+        "config",
+        "",
+        "a file of variables, as --print-config shows them; the environment and the command line win; read again on "
+        "SIGHUP",
+        metavar="FILE",
+        unset="none",
     ),
 )
