@@ -97,6 +97,7 @@ ORDER = [
     "evloop.program.statusround",
     "evloop.program.succession",
     "evloop.program.upgrade",
+    "evloop.program.kept",
     "evloop.program.crew",
     "evloop.program.supervisor",
     "evloop.program.service",
