@@ -146,6 +146,7 @@ def rank(module: str) -> int:
     raise AssertionError(f"{module} has no place in the order of imports: give it one")
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for path in sorted((ROOT / "evloop").rglob("*.py")):
