@@ -11,7 +11,7 @@ import psutil
 from clients import Client
 from paths import ROOT
 from processes import Process
-from waiting import wait_until
+from waiting import DEADLINE_S, wait_until
 
 TELLING_SERVER = str(ROOT / "tests" / "process" / "telling_server.py")
 
@@ -26,7 +26,13 @@ class Service(Process):
 
     def __init__(self, workers: int, *, program: str = TELLING_SERVER, **settings: Any) -> None:
         super().__init__(["-W", "error", program, json.dumps({"workers": workers, **settings})])
-        self.wait_for_log("listening on")
+        try:
+            # Several processes start, each of them a Python.
+            wait_until(lambda: "listening on" in self.log or self.popen.poll() is not None, "ready", 3 * DEADLINE_S)
+            self.wait_for_log("listening on")
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, line: bytes = b"who") -> int:
         """Which worker answers a new client."""
@@ -40,6 +46,15 @@ def answered_by(client: Client, line: bytes = b"who") -> int:
     said, _, pid = client.receive_line().rpartition(b" ")
     assert said == line
     return int(pid)
+
+
+def connections_by_worker(service: Service, count: int) -> dict[int, list[Client]]:
+    """So many new connections, by who serves them. They are closed with the service."""
+    found: dict[int, list[Client]] = {}
+    for _ in range(count):
+        client = service.connect()
+        found.setdefault(answered_by(client), []).append(client)
+    return found
 
 
 def workers_of(service: Process) -> set[int]:
@@ -57,7 +72,7 @@ def wait_for_workers(service: Process, count: int, without: set[int] = frozenset
         pids = workers_of(service)
         return pids if len(pids) == count and not pids & without else set()
 
-    return wait_until(found, f"{count} workers, none of {without}")
+    return wait_until(found, f"{count} workers, none of {without}", 3 * DEADLINE_S)
 
 
 def alive(pid: int) -> bool:

@@ -22,6 +22,7 @@ from evloop.server.server import Server
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from evloop.server.sharedcounts import SharedCounts
     from evloop.server.stats import Value
 
 DEFAULT_PORT = 12345
@@ -197,7 +198,7 @@ class CharCountServer(Server):
     looks_for_headers = False  # the protocol does, where it logs the first bytes anyway
     proxy_option = "--proxy-from"
 
-    def __init__(self, loop: Loop, settings: ServiceSettings | None = None) -> None:
+    def __init__(self, loop: Loop, settings: ServiceSettings | None = None, counts: SharedCounts | None = None) -> None:
         settings = ServiceSettings() if settings is None else settings
         new_session = settings.session_factory()
         self._speaks = f"{settings.framing} {settings.template!r} {settings.max_message_bytes}"
@@ -211,6 +212,7 @@ class CharCountServer(Server):
             lambda: protocol_class(new_session(self.stats.limits), self),
             settings.limits,
             proxy_from=settings.proxy_from,
+            counts=counts,
         )
 
     @property

@@ -29,6 +29,10 @@ from evloop.program.slotsockets import Place
 from evloop.program.spawn import Children
 from evloop.program.workerprocess import WorkerProcess
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from evloop.server.sharedcounts import CountsMemory
+
 _log = Logger("evloop.supervisor")
 
 # How often it looks who is late.
@@ -42,6 +46,7 @@ class Crew:
         places: where the service listens. Owned.
         limits: those of the workers; here some of its times count.
         inherited: as in `evloop.program.role.Role`.
+        counts: as in `WorkerProcess`.
 
     Attributes:
         slots: where workers serve.
@@ -57,6 +62,7 @@ class Crew:
         places: Sequence[Place],
         limits: Limits,
         inherited: dict[int, str] | None = None,
+        counts: CountsMemory | None = None,
     ) -> None:
         self.loop = loop
         self.places = list(places)
@@ -66,6 +72,7 @@ class Crew:
         self.serving = self.stopping = False
         self._children = children
         self._inherited = {} if inherited is None else inherited
+        self._counts = counts
         self._turn = 0
         self._ticked_at = loop.now
         self._shared_doors = [
@@ -135,6 +142,7 @@ class Crew:
                 self.places,
                 self._inherited,
                 pulse,
+                self._counts,
                 self._is_ready,
                 self._heard,
                 self._ended,

@@ -23,6 +23,7 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from evloop.net.endpoint import Endpoint
     from evloop.net.tlssettings import TLSServerSettings
+    from evloop.program.notify import Notifier
     from evloop.program.role import Role
     from evloop.program.upgrade import Heritage, Upgrade
     from evloop.program.worker import Worker
@@ -35,6 +36,9 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP"
 
 # A shell that ends sends SIGHUP before its terminal goes away: after so long it is looked at once more.
 _LOOK_AGAIN_S = 1.0
+
+# After the time to drain, handlers may have 3 s to be cancelled; then an end is overdue.
+_GRACE_AFTER_DRAIN_S = 5.0
 
 # A pass that takes longer is worth a line in the log: everyone else was waiting.
 SLOW_PASS_S = 0.1
@@ -98,13 +102,16 @@ def serve(
             _supervise(count, role, host, port, limits or Limits(), tls, unix, on_listening)
             return
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
-        servers = [Server(loop, protocol_factory, limits, proxy_from=proxy_from)]
+        servers: list[Server] = []
         worker: Worker | None = None
         heritage: Heritage | None = None
         try:
             try:
                 if role is not None:
                     worker, heritage = take_part(loop, role)
+                counts = None if worker is None else worker.counts
+                servers = [Server(loop, protocol_factory, limits, proxy_from=proxy_from, counts=counts)]
+                if role is not None:
                     (worker or heritage).equip(servers[0])  # type: ignore[union-attr]
                 addresses = _listen(servers[0], host, port, tls, unix)
                 more = None if on_start is None else on_start(loop, servers[0])
@@ -222,8 +229,9 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
     SIGTERM or SIGINT: drain all servers, then stop the loop; on a second one abort at once. `Server.aborted` tells
     afterwards which it was. SIGHUP: call all of ``on_reload``; but if the process had a controlling terminal, and it is
     gone, drain and stop. Stays ignored under nohup. SIGUSR1: write their status to the log. SIGUSR2: start the program
-    again, hand sockets and connections over to it when it serves, and end (`evloop.program.upgrade`). Logging is loaded
-    soon after the start (see `evloop.log`).
+    again, hand sockets and connections over to it when it serves, and end (`evloop.program.upgrade`). A service manager
+    that wants to know is told when it serves, and the like (`evloop.program.notify`). Logging is loaded soon after the
+    start (see `evloop.log`).
 
     Raises:
         RuntimeError: not in the main thread.
@@ -232,24 +240,37 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
     running = set(servers)
     stopping = False
     upgrading: Upgrade | None = None
+    notifier: Notifier | None = None
+    if "NOTIFY_SOCKET" in os.environ:
+        from evloop.program.notify import from_environment  # here, as most are started by nobody who wants to know
+
+        notifier = from_environment(loop)
 
     def stopped(server: Server) -> None:
         running.discard(server)
         if not running:
-            loop.stop()
+            end()
+
+    def end() -> None:
+        if notifier is not None:
+            notifier.close()
+        loop.stop()
 
     def stop() -> None:
         nonlocal stopping
         if stopping or not servers:
             for server in servers:
                 server.abort()
-            loop.call_soon(loop.stop)  # in the next pass, when handlers have seen that they are cancelled
+            loop.call_soon(end)  # in the next pass, when handlers have seen that they are cancelled
             return
         stopping = True
         if upgrading is not None:
             upgrading.cancel()
         open_connections = sum(len(server.connections) for server in servers)
         _log.log(INFO, "stopping: %d connections to finish; signal again to abort", open_connections)
+        if notifier is not None:
+            drain_s = max(server.limits.drain_timeout_s for server in servers)
+            notifier.stopping(drain_s + _GRACE_AFTER_DRAIN_S, f"stopping: {open_connections} connections to finish")
         for server in servers:
             server.drain(partial(stopped, server))
 
@@ -259,8 +280,12 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
             return
         if not on_reload:
             _log.log(NOTICE, "SIGHUP: there is nothing to reload; SIGTERM stops this server")
+        if notifier is not None:
+            notifier.reloading()
         for callback in on_reload:
             loop.call_soon(callback)
+        if notifier is not None:
+            loop.call_soon(notifier.ready)
         loop.call_later(_LOOK_AGAIN_S, stop_without_terminal)
 
     def stop_without_terminal() -> None:
@@ -276,7 +301,10 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
         except Exception as error:  # what is on disk now need not fit what is loaded
             _log.log(ERROR, "not upgraded: %s: %s; this one goes on", type(error).__name__, error)
             return
-        upgrading = Upgrade(loop, servers, lambda pid: None, upgraded)
+        if notifier is None:
+            upgrading = Upgrade(loop, servers, lambda pid: None, upgraded)
+        else:
+            upgrading = Upgrade(loop, servers, notifier.main_pid, upgraded, notifier.environment())
         upgrading.begin()
 
     def keep_for_upgrade() -> None:
@@ -295,6 +323,12 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
         for server in servers:
             _log.log(NOTICE, "status:\n%s", status_text(server.status()))
 
+    def told() -> str:
+        open_connections = sum(len(server.connections) for server in servers)
+        return f"{open_connections} connections now, {sum(server.stats.accepted for server in servers)} accepted"
+
+    if notifier is not None:
+        loop.call_soon(notifier.begin, told)
     loop.call_later(LOADING_DELAY_S, load)
     loop.add_signal_handler(signal.SIGTERM, stop)
     loop.add_signal_handler(signal.SIGINT, stop)

@@ -5,6 +5,7 @@ Nothing of this is loaded by a program that serves in one process.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,13 +23,19 @@ from evloop.program.succession import Predecessor
 from evloop.program.supervisor import Supervisor
 from evloop.program.terminal import has_terminal
 from evloop.ratelimit import LOADING_DELAY_S
+from evloop.server.sharedcounts import CountsMemory
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from evloop.program.notify import Notifier
     from evloop.server.unixsockets import UnixAccess
 
 # A shell that ends sends SIGHUP before its terminal goes away: after so long it is looked at once more.
 _LOOK_AGAIN_S = 1.0
+
+# In a reload a slot has two workers, and perhaps more that still drain; and there may be more workers later.
+_ROWS_PER_WORKER = 3
+_ROWS_TO_SPARE = 16
 
 AUTO = "auto"
 
@@ -81,6 +88,8 @@ def supervise(
         ListenError: it can't listen, or workers can't be started; in one line, what happened and what to do.
     """
     places: list[Place] = []
+    counts: CountsMemory | None = None
+    notifier: Notifier | None = None
     try:
         command = command_of_this_program()
         predecessor = None if role is None else Predecessor(role)
@@ -88,9 +97,16 @@ def supervise(
             given = () if predecessor is None else predecessor.sockets_of(endpoint)
             places += open_places(endpoint, workers, limits.backlog, access, given, note=note, tls=tls)
         numbers = {one.number: name for one, name in (inherited or {}).items() if isinstance(one, FdEndpoint)}
+        by_address = limits.max_connections if limits.max_connections_per_address is not None else 0
+        counts = CountsMemory.create(_ROWS_PER_WORKER * workers + _ROWS_TO_SPARE, by_address)
         with Loop() as loop:
+            if "NOTIFY_SOCKET" in os.environ:
+                from evloop.program.notify import from_environment  # here, as most are started by nobody who asks
+
+                notifier = from_environment(loop)
+            children = Children(loop, command)
             supervisor = Supervisor(
-                loop, Children(loop, command), places, workers, limits, on_listening, numbers, predecessor
+                loop, children, places, workers, limits, on_listening, numbers, predecessor, counts, notifier
             )
             _handle_signals(loop, supervisor)
             loop.call_later(LOADING_DELAY_S, load)
@@ -101,6 +117,10 @@ def supervise(
         raise ListenError(f"cannot open a listening socket for each worker: {error.strerror or error}") from None
     finally:
         close_all(places)
+        if counts is not None:
+            counts.close()
+        if notifier is not None:
+            notifier.close()
     return supervisor
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from evloop.core.loop import Loop
 from evloop.core.poller import READ
@@ -53,13 +53,20 @@ class Children:
             self._by_signal = {}
             loop.add_signal_handler(signal.SIGCHLD, self._look_at_all)
 
-    def start(self, role: Role, descriptors: Sequence[int], on_end: Callable[[int], object]) -> Child:
+    def start(
+        self,
+        role: Role,
+        descriptors: Sequence[int],
+        on_end: Callable[[int], object],
+        environment: Mapping[str, str] | None = None,
+    ) -> Child:
         """Start one.
 
         Args:
             role: what it is to be.
             descriptors: those that it is to have, by the same numbers. Not owned.
             on_end: called once when it has ended, with its exit status; negative: the signal that ended it.
+            environment: variables for it, beside those of this process.
 
         Raises:
             OSError: it can't be started.
@@ -67,7 +74,7 @@ class Children:
         process = subprocess.Popen(
             self._command,
             pass_fds=descriptors,
-            env={**os.environ, ROLE_VARIABLE: role.as_text(os.getpid())},
+            env={**os.environ, **(environment or {}), ROLE_VARIABLE: role.as_text(os.getpid())},
             cwd=self._folder,
         )
         child = Child(self._loop, process, on_end)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from evloop.core.loop import Loop
 from evloop.program.messages import Message
-from evloop.program.statustext import status_text
+from evloop.program.statuses import service_status
 from evloop.program.workerprocess import WorkerProcess
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -49,8 +49,4 @@ class StatusRound:
             return
         self._over = True
         self._timer.cancel()
-        lines = []
-        for worker, servers in self._answers.items():
-            lines.append(f" {worker}" + (":" if servers is not None else " does not answer"))
-            lines += [status_text(server) for server in servers or ()]
-        self._on_over("\n".join(lines))
+        self._on_over(service_status({str(worker): servers for worker, servers in self._answers.items()}))

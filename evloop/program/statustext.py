@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 def status_text(status: Mapping[str, Value]) -> str:
     """A status as people read it: a line for each value, by its name."""
-    return "\n".join(f"  {name:<20}{_value_text(value)}" for name, value in status.items())
+    return "\n".join(f"  {name:<20}{value_text(value)}" for name, value in status.items())
 
 
-def _value_text(value: Value) -> str:
+def value_text(value: Value) -> str:
+    """A value as people read it."""
     if isinstance(value, float):
         return f"{value:.6f}"
     if isinstance(value, dict):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from evloop.core.loop import Loop
 from evloop.errors import ListenError
@@ -50,6 +50,7 @@ class Successor:
         timeout_s: how long it may take until it serves; None for any time.
         on_ready: called once, when it serves.
         on_failed: called once, if it does not get so far, with the reason.
+        environment: variables for it, beside those of this process.
 
     Attributes:
         pid: its process.
@@ -69,6 +70,7 @@ class Successor:
         timeout_s: float | None,
         on_ready: Callable[[], object],
         on_failed: Callable[[str], object],
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.speaks = ""
         self.gone = False
@@ -79,7 +81,7 @@ class Successor:
         try:
             with theirs:
                 role = Role(SUCCESSOR, theirs.fileno(), inherited=inherited)
-                self._child = children.start(role, [theirs.fileno()], self._ended)
+                self._child = children.start(role, [theirs.fileno()], self._ended, environment)
         except BaseException:
             ours.close()
             raise

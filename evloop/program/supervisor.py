@@ -23,6 +23,11 @@ from evloop.program.succession import Predecessor, Successor
 from evloop.program.workerprocess import WorkerProcess
 from evloop.server.countdown import Countdown
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from evloop.program.notify import Notifier
+    from evloop.server.sharedcounts import CountsMemory
+
 _log = Logger("evloop.supervisor")
 
 # When all workers have ended, it looks so often whether the new service has got all that it was sent.
@@ -41,6 +46,8 @@ class Supervisor(Crew):
         on_listening: called once, when all workers serve, with the addresses.
         inherited: as in `evloop.program.role.Role`.
         predecessor: the service that this one takes over from.
+        counts: as in `WorkerProcess`.
+        notifier: tells the service manager, if there is one.
 
     Attributes:
         failure: why it ended before it served: one line; None if it did not.
@@ -57,8 +64,11 @@ class Supervisor(Crew):
         on_listening: Callable[[list[str]], object],
         inherited: dict[int, str] | None = None,
         predecessor: Predecessor | None = None,
+        counts: CountsMemory | None = None,
+        notifier: Notifier | None = None,
     ) -> None:
-        super().__init__(loop, children, places, limits, inherited)
+        super().__init__(loop, children, places, limits, inherited, counts)
+        self._notifier = notifier
         self._on_listening = on_listening
         self.aborted = False
         self.failure: str | None = None
@@ -100,6 +110,8 @@ class Supervisor(Crew):
                     place.take_path(True)
                 self._predecessor.say_ready(worker.speaks)
             self._on_listening([str(place) for place in self.places])
+            if self._notifier is not None:
+                self._notifier.begin(self._line, self._somebody_serves)
             if self._reload_again:
                 self.reload()
 
@@ -177,6 +189,8 @@ class Supervisor(Crew):
                 if self.next_worker() is not None:
                     door.accept_all()
         self._begin_to_stop()
+        if self._notifier is not None:
+            self._notifier.stopping(self.limits.drain_timeout_s + 2 * _GRACE_AFTER_DRAIN_S, self._line())
         # Before the workers close theirs, so that the last to close it is one that has accepted all that waited.
         close_all(self.places)
         for worker in self.workers:
@@ -231,6 +245,8 @@ class Supervisor(Crew):
             return
         _log.log(NOTICE, "reloading: %d workers are replaced, one after another", len(self.slots))
         self._reload_again = False
+        if self._notifier is not None:
+            self._notifier.reloading()
         self._reload = Reload(self.slots, self.start_heir, self.limits.handover_timeout_s, self._reloaded)
         self._reload.begin()
 
@@ -240,6 +256,8 @@ class Supervisor(Crew):
             _log.log(NOTICE, "reloaded: %d workers", len(self.slots))
         else:
             _log.log(ERROR, "not reloaded: %s; those that serve go on", failure)
+        if self._notifier is not None:
+            self._notifier.ready(self._line() if failure is None else f"not reloaded: {failure}")
         if self._reload_again:
             self.loop.call_soon(self.reload)
 
@@ -257,6 +275,7 @@ class Supervisor(Crew):
                 self.limits.worker_boot_timeout_s,
                 self._succeeded,
                 self._not_upgraded,
+                None if self._notifier is None else self._notifier.environment(),
             )
         except OSError as error:
             self._not_upgraded(f"it cannot be started: {error.strerror or error}")
@@ -270,6 +289,8 @@ class Supervisor(Crew):
         successor = self._successor
         assert successor is not None
         _log.log(NOTICE, "upgraded: the new service has pid %d; this one makes way", successor.pid)
+        if self._notifier is not None:
+            self._notifier.main_pid(successor.pid)
         self._begin_to_stop()
         for place in self.places:
             place.take_path(False)
@@ -299,6 +320,16 @@ class Supervisor(Crew):
         if self.serving and not self.stopping and len(self.slots) > 1:
             self.remove_slot()
             _log.log(NOTICE, "one worker less: %d", len(self.slots))
+
+    def _somebody_serves(self) -> bool:
+        return any(slot.served for slot in self.slots)
+
+    def _line(self) -> str:
+        """The service in one line."""
+        served = sum(slot.served for slot in self.slots)
+        connections = sum(worker.connections for worker in self.workers)
+        state = "stopping" if self.stopping else f"{served} of {len(self.slots)} workers serve"
+        return f"{state}, {connections} connections now"
 
     def report(self) -> None:
         """Log one status for the whole service."""

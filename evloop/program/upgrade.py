@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from evloop.core.loop import Loop
 from evloop.log import ERROR, NOTICE, Logger
@@ -45,6 +45,7 @@ class Upgrade:
         servers: what it is made of.
         on_ready: called with the new one's pid when that serves.
         on_over: called when this process need only drain, and end; by its own word, if the new one has failed.
+        environment: variables for the new one, beside those of this process.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Upgrade:
         servers: Sequence[Server],
         on_ready: Callable[[int], object],
         on_over: Callable[[bool], object],
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._loop = loop
         self._servers = servers
         self._on_ready = on_ready
         self._on_over = on_over
+        self._environment = environment
         self._successor: Successor | None = None
 
     def begin(self) -> None:
@@ -75,7 +78,14 @@ class Upgrade:
         try:
             children = Children(self._loop, command_of_this_program())
             self._successor = Successor(
-                self._loop, children, places, inherited, timeout_s, self._succeeded, self._failed
+                self._loop,
+                children,
+                places,
+                inherited,
+                timeout_s,
+                self._succeeded,
+                self._failed,
+                self._environment,
             )
         except CannotStartAgainError as error:
             self._failed(str(error))

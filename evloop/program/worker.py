@@ -29,6 +29,7 @@ from evloop.program.statustext import status_text
 from evloop.server.handover import HandOver, adopt, fingerprint
 from evloop.server.listener import Listener
 from evloop.server.server import Server
+from evloop.server.sharedcounts import CountsMemory, SharedCounts
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Worker:
     Attributes:
         name: as the supervisor calls it: ``worker 2``.
         aborted: it was told to abort, or could not end in order.
+        counts: what the service counts together, for the server whose limits are the service's.
     """
 
     def __init__(self, loop: Loop, role: Role) -> None:
@@ -91,6 +93,10 @@ class Worker:
         self._places = [
             _GivenPlace(place["endpoint"], place["passed"], sock) for place, sock in zip(places, sockets, strict=True)
         ]
+        self.counts: SharedCounts | None = None
+        row = told.fields.get("row")
+        if row is not None and len(told.descriptors) > len(places):
+            self.counts = SharedCounts.of(CountsMemory(told.descriptors[len(places)]), row)
         self._beat_s = float(told.fields.get("beat_s", BEAT_S))
         self._channel = Channel(loop, control, self._on_message, self._supervisor_gone)
 

@@ -20,6 +20,8 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from evloop.server.sharedcounts import CountsMemory
+
     class Heir(Protocol):
         """Who gets a worker's connections: another worker, or another service."""
 
@@ -43,6 +45,7 @@ class WorkerProcess:
         places: where the service listens; it gets its slot's sockets.
         inherited: as in `Role`.
         pulse: a new one.
+        counts: what the workers count together; None if each has limits of its own. It gets a row there while it lives.
         on_ready: called once, when it serves.
         on_message: called with each message that is not for this class.
         on_end: called once when it has ended, after all that it had said, with its exit status as `subprocess` has it.
@@ -67,6 +70,7 @@ class WorkerProcess:
         places: Sequence[Place],
         inherited: dict[int, str],
         pulse: Pulse,
+        counts: CountsMemory | None,
         on_ready: Callable[[WorkerProcess], object],
         on_message: Callable[[WorkerProcess, Message], object],
         on_end: Callable[[WorkerProcess, int], object],
@@ -85,6 +89,8 @@ class WorkerProcess:
         self._on_end = on_end
         self._ready_at: float | None = None
         self._killing: Timer | None = None
+        self._counts = counts
+        self._row: int | None = None
         ours, theirs = channel_pair()
         self._life = LifeLine()
         try:
@@ -97,11 +103,16 @@ class WorkerProcess:
             raise
         self._life.tie(self._child.pid)
         self._channel = Channel(loop, ours, self._heard, lambda: None)
+        descriptors = [place.socket_of(slot).fileno() for place in places]
+        if counts is not None:
+            self._row = counts.take_row()
+            descriptors.append(counts.descriptor)
         self._channel.send(
             "serve",
-            descriptors=[place.socket_of(slot).fileno() for place in places],
+            descriptors=descriptors,
             slot=slot,
             name=self.name,
+            row=self._row,
             places=[{"endpoint": str(place.endpoint), "passed": place.passed} for place in places],
         )
 
@@ -197,6 +208,8 @@ class WorkerProcess:
         self._channel.receive_all()  # what it said last: there may be connections in it
         self._channel.close()
         self._life.close()
+        if self._counts is not None and self._row is not None:
+            self._counts.give_back(self._row)
         if self._killing is not None:
             self._killing.cancel()
         self._on_end(self, status)

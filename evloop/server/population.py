@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from evloop.net.proxyheader import ProxyHeader
     from evloop.protocols.handlers import Handler, Handlers
     from evloop.server.proxygate import ProxyGate
+    from evloop.server.sharedcounts import SharedCounts
 
     # What makes a connection: called with the same as `Connection`, which is the default.
     ConnectionFactory = Callable[..., Connection]
@@ -56,6 +57,7 @@ class Population:
         *,
         refusal: Callable[[str, int], bytes] = refusal_line,
         proxy_from: str | Iterable[str] = (),
+        counts: SharedCounts | None = None,
     ) -> None:
         self.loop = loop
         self.limits = Limits() if limits is None else limits
@@ -71,6 +73,10 @@ class Population:
         self._protocol_factory: Callable[[], Protocol] = protocol_factory  # type: ignore[assignment]
         self._refusals = Refusals(loop, self.limits, self.stats, refusal, self._wake_listeners)
         self._by_origin: Counter[object] = Counter()
+        self._accept = self._accepted  # what listeners call
+        if counts is not None:
+            self.connections, self._by_origin = counts.connections, counts.by_origin
+            self._accept = partial(self._accepted_of_many, counts)
         if self.looks_for_headers:
             from evloop.net.unexpectedheader import look_at_first_data  # here, as not every server does
 
@@ -80,6 +86,8 @@ class Population:
             from evloop.server.proxygate import ProxyGate  # here, as few are behind a proxy
 
             self._gate = ProxyGate(loop, proxy_from, self.limits, self.stats, self._wake_listeners)
+            if counts is not None:
+                self._gate.waiting = counts.waiting
         self._forget_connection = self._forget  # one bound method for all connections
         self.stopping = self.aborted = False
         self._sweeper = Sweeper(loop, self.connections, self.limits)
@@ -116,7 +124,7 @@ class Population:
             occupied += len(gate.waiting)
             may_wait = occupied < self.max_connections + _MAX_HEADERS_WHEN_FULL
             if header is None and may_wait and gate.expects_header(family, address):
-                gate.take(sock, address, partial(self._accepted, connection_factory))
+                gate.take(sock, address, partial(self._accept, connection_factory))
                 return
         if occupied >= self.max_connections:
             self._refusals.refuse(connection_factory, sock, address, "too-many-connections", self.max_connections)
@@ -147,6 +155,37 @@ class Population:
             connection.open()
         except OSError as error:
             self._forget(connection, error)
+
+    def _accepted_of_many(
+        self,
+        counts: SharedCounts,
+        connection_factory: ConnectionFactory,
+        family: int,
+        sock: socket.socket,
+        address: Any,
+        header: ProxyHeader | None = None,
+    ) -> None:
+        """As `_accepted`, where the limits are for several processes together."""
+        limits, gate = self.limits, self._gate
+        expects_header = header is None and gate is not None and gate.expects_header(family, address)
+        who = None
+        try:
+            most = limits.max_connections
+            if counts.claim() > most + (_MAX_HEADERS_WHEN_FULL if expects_header else 0):
+                self._refusals.refuse(connection_factory, sock, address, "too-many-connections", most)
+                return
+            per_address = limits.max_connections_per_address
+            if per_address is not None and not expects_header:
+                who = origin(family, address, limits.ipv6_prefix_bits)
+                if who is not None and counts.claim_from(who) > per_address:
+                    limit = "too-many-connections-from-address"
+                    self._refusals.refuse(connection_factory, sock, address, limit, per_address)
+                    return
+            self._accepted(connection_factory, family, sock, address, header)
+        finally:
+            counts.settle()
+            if who is not None:
+                counts.settle_from(who)
 
     def _let_in(self, connection: Connection, who: object) -> None:
         if who is not None:

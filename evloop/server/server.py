@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from evloop.net.tlssettings import TLSServerSettings
     from evloop.protocols.handlers import Handler
     from evloop.server.population import ConnectionFactory
+    from evloop.server.sharedcounts import SharedCounts
     from evloop.server.stats import Value
     from evloop.server.unixsockets import UnixAccess
 
@@ -46,6 +47,8 @@ class Server(Population):
             it: ``"10.0.0.0/8,2001:db8::7"``; ``unix`` for all Unix sockets. Each of their connections must begin with a
             PROXY header; it then counts, and shows in logs, as one from the client's own address. What others send is
             never taken for such a header.
+        counts: by which ``max_connections`` and ``max_connections_per_address`` are for several processes
+            together. Default: for this server.
 
     Attributes:
         connections: those that are open, each with the owner of its address, by whom it is counted for
@@ -67,8 +70,9 @@ class Server(Population):
         *,
         refusal: Callable[[str, int], bytes] = refusal_line,
         proxy_from: str | Iterable[str] = (),
+        counts: SharedCounts | None = None,
     ) -> None:
-        super().__init__(loop, protocol_factory, limits, refusal=refusal, proxy_from=proxy_from)
+        super().__init__(loop, protocol_factory, limits, refusal=refusal, proxy_from=proxy_from, counts=counts)
         self.open_endpoint = open_endpoint
         self._countdown: Countdown | None = None
         self._on_stopped: list[Callable[[], object]] = []
@@ -145,7 +149,7 @@ class Server(Population):
             OSError: it can't be watched.
         """
         limits = self.limits
-        accepted: Callable[[socket.socket, Any], None] = partial(self._accepted, connection_factory, sock.family)
+        accepted: Callable[[socket.socket, Any], None] = partial(self._accept, connection_factory, sock.family)
         if sock.family == UNIX:
             from evloop.server.unixsockets import UnixGate  # here, as few need it
 

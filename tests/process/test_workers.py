@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import signal
 import socket
-from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
-from clients import Client
-from processes import Process
-from waiting import wait_until
-from workers import TELLING_SERVER, Fifo, Service, alive, answered_by, wait_for_workers, workers_of
+from paths import SERVER
+from processes import Process, listening_socket
+from proxyheaders import v1
+from waiting import DEADLINE_S, wait_until
+from workers import TELLING_SERVER, Service, connections_by_worker, wait_for_workers
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="workers need Unix sockets")
 
@@ -31,50 +31,11 @@ def team() -> Iterator[Service]:
         assert "Traceback" not in service.log
 
 
-def connections_by_worker(service: Service, count: int) -> dict[int, list[Client]]:
-    """So many new connections, by who serves them. They are closed with the service."""
-    found: dict[int, list[Client]] = {}
-    for _ in range(count):
-        client = service.connect()
-        found.setdefault(answered_by(client), []).append(client)
-    return found
-
-
 @pytest.mark.slow
 def test_all_workers_serve_and_the_supervisor_does_not(team):
     workers = wait_for_workers(team, 3)
     assert set(connections_by_worker(team, 60)) == workers
     assert team.popen.pid not in workers
-
-
-def test_connections_of_a_killed_worker_end_the_others_stay_and_it_is_replaced(team):
-    wait_for_workers(team, 3)
-    by_worker = connections_by_worker(team, 30)
-    victim = max(by_worker)
-    os.kill(victim, signal.SIGKILL)
-    for client in by_worker.pop(victim):
-        client.was_reset()  # or ended
-    for _ in range(30):  # nobody is refused or reset meanwhile
-        assert team.ask() != victim
-    for pid, clients in by_worker.items():
-        assert {answered_by(client) for client in clients} == {pid}
-    wait_for_workers(team, 3, without={victim})
-    team.wait_for_log(f"(pid {victim}) was ended by SIGKILL")
-
-
-def test_new_clients_are_answered_while_a_worker_is_held_up(team, tmp_path):
-    wait_for_workers(team, 3)
-    waits = Fifo(tmp_path / "fifo")
-    held_up = team.connect()
-    pid = answered_by(held_up)
-    held_up.send(waits.order() + b"\n")
-    release = waits.wait_until_blocked()
-    others = {team.ask() for _ in range(40)}  # a third of them come to its socket
-    assert others
-    assert pid not in others
-    os.close(release)
-    assert held_up.receive_line().endswith(b" %d\n" % pid)
-    wait_until(lambda: team.ask() == pid, "it gets new connections again")
 
 
 @pytest.mark.slow
@@ -100,25 +61,6 @@ def test_a_worker_more_and_a_worker_less(team):
     assert {team.ask() for _ in range(30)} <= workers
 
 
-@pytest.mark.slow
-def test_a_worker_that_somebody_terminates_ends_in_order_and_is_replaced(team):
-    wait_for_workers(team, 3)
-    client = team.connect()
-    pid = answered_by(client)
-    os.kill(pid, signal.SIGTERM)
-    assert client.receive_rest() == b""
-    wait_for_workers(team, 3, without={pid})
-
-
-@pytest.mark.slow
-def test_a_signal_of_the_terminal_to_all_is_for_the_supervisor_alone(team):
-    workers = wait_for_workers(team, 3)
-    for pid in workers:
-        os.kill(pid, signal.SIGINT)
-        os.kill(pid, signal.SIGHUP)
-    assert {team.ask() for _ in range(20)} <= workers
-
-
 def test_hang_up_replaces_all_workers(team):
     old = wait_for_workers(team, 3)
     before = team.log.count("reloaded:")
@@ -129,135 +71,77 @@ def test_hang_up_replaces_all_workers(team):
 
 
 @pytest.mark.slow
-def test_the_port_is_refused_to_a_second_service(team):
-    _, port = team.address
-    with Process([TELLING_SERVER, f'{{"workers": 2, "where": "127.0.0.1:{port}"}}']) as second:
-        assert second.wait() == 3
-        assert "the port is taken" in second.log
-        assert second.log.count("\n") == 1
-
-
-def test_sigterm_answers_what_has_arrived_and_ends_all():
-    with Service(2) as service:
-        clients = [client for some in connections_by_worker(service, 10).values() for client in some]
-        workers = workers_of(service)
-        for pid in workers:
-            os.kill(pid, signal.SIGSTOP)
-        waiting = [service.connect() for _ in range(30)]  # nobody has accepted them
-        for client in [*clients, *waiting]:
-            client.send(b"late\n")
-        service.signal(signal.SIGTERM)
-        for pid in workers:
-            os.kill(pid, signal.SIGCONT)
-        for client in [*clients, *waiting]:
-            assert client.receive_line().startswith(b"late ")
-            assert client.receive_rest() == b""
-            client.close()
-        assert service.wait() == 0
-        assert not any(map(alive, workers))
-
-
-@pytest.mark.slow
-def test_a_second_signal_aborts(spawn):
-    server = spawn("--workers", "2", "--drain-timeout", "60")
-    client = server.connect()
-    client.send_until_full(b"does not read\n" * 1000)
-    server.signal(signal.SIGTERM)
-    server.wait_for_log("1 connections to finish")
-    server.signal(signal.SIGTERM)
-    assert server.wait() == 1
-
-
-@pytest.mark.slow
-def test_a_unix_socket_is_shared_out_evenly(tmp_path):
-    path = tmp_path / "s"
-    with Service(2, where=f"unix:{path}") as service:
-        pids = Counter[int]()
-        clients = []
-        for _ in range(20):
-            client = socket.socket(socket.AF_UNIX)
-            clients.append(client)
-            client.connect(str(path))
-            client.sendall(b"who\n")
-            pids[int(client.makefile("rb").readline().split()[1])] += 1
-        assert sorted(pids.values()) == [10, 10]
-        for client in clients:
-            client.close()
-        service.signal(signal.SIGTERM)
-        assert service.wait() == 0
-        assert not path.exists()
-
-
-@pytest.mark.slow
-def test_a_service_that_cannot_start_says_why_and_ends(tmp_path):
-    with Process([TELLING_SERVER, f'{{"workers": 2, "needs": "{tmp_path}/missing"}}']) as service:
-        assert service.wait() == 1  # the supervisor is the same program
+def test_where_the_system_has_no_descriptors_for_processes_their_end_is_noticed_by_a_signal(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
-        "import os\nfrom evloop import LineProtocol, serve\n"
-        "if 'EVLOOP_ROLE' in os.environ: raise SystemExit('no such table')\n"
-        "serve(LineProtocol, port=0, workers=2)\n"
+        "import os, runpy\nos.__dict__.pop('pidfd_open', None)\n"
+        f"runpy.run_path({TELLING_SERVER!r}, run_name='__main__')"
     )
-    with Process([str(program)]) as service:
-        assert service.wait() == 3
-        assert "no such table" in service.log
-        assert "ended with status 1 before it was ready" in service.log
-        assert "Traceback" not in service.log
-
-
-@pytest.mark.slow
-def test_a_reload_brings_new_code_and_a_broken_one_changes_nothing(tmp_path):
-    program = tmp_path / "program.py"
-    shutil.copy(TELLING_SERVER, program)
-    good = program.read_text()
     with Service(2, program=str(program)) as service:
-        old = wait_for_workers(service, 2)
-        program.write_text(good.replace("import json", "import jason"))
-        service.signal(signal.SIGHUP)
-        service.wait_for_log("not reloaded: worker 1")
-        assert {service.ask() for _ in range(20)} <= old
-        program.write_text(good.replace('b"%b %d', 'b"%b new %d'))
-        service.signal(signal.SIGHUP)
-        service.wait_for_log("\nreloaded: 2")
-        with Client(service.address) as client:
-            client.send(b"x\n")
-            assert client.receive_line().startswith(b"x new ")
-        wait_for_workers(service, 2, without=old)
-
-
-@pytest.mark.slow
-def test_an_upgrade_replaces_the_supervisor_and_a_broken_one_changes_nothing(tmp_path):
-    program = tmp_path / "program.py"
-    shutil.copy(TELLING_SERVER, program)
-    good = program.read_text()
-    with Service(2, program=str(program)) as service:
-        old = wait_for_workers(service, 2)
-        program.write_text("raise SystemExit('no')")
-        service.signal(signal.SIGUSR2)
-        service.wait_for_log("not upgraded: the new one")
-        assert {service.ask() for _ in range(10)} <= old
-        program.write_text(good)
-        service.signal(signal.SIGUSR2)
-        service.wait_for_log("upgraded: the new service has pid ")
+        for _ in range(2):
+            victim = min(wait_for_workers(service, 2))
+            os.kill(victim, signal.SIGKILL)
+            service.wait_for_log(f"(pid {victim}) was ended by SIGKILL")
+            wait_for_workers(service, 2, without={victim})
+        service.signal(signal.SIGTERM)
         assert service.wait() == 0
-        pid = int(service.log.rpartition("has pid ")[2].split(";")[0])
-        try:
-            assert service.ask() not in old
-            assert not any(map(alive, old))
-        finally:
-            os.kill(pid, signal.SIGTERM)
-            wait_until(lambda: not alive(pid), "the new one has ended")
 
 
 @pytest.mark.slow
-def test_when_the_supervisor_is_killed_no_worker_is_left(tmp_path):
-    """Not even one that hangs in a call that runs no Python."""
-    with Service(3, drain_timeout_s=0.5) as service:
-        by_worker = connections_by_worker(service, 30)
-        workers = wait_for_workers(service, 3)
-        hangs, *_ = by_worker
-        by_worker[hangs][0].send(b"spin\n")
-        for _ in range(20):  # until the supervisor must have noticed: its clients go to the others
-            assert service.ask() != hangs
-        service.popen.kill()
-        wait_until(lambda: not any(map(alive, workers)), "no worker is left")
+def test_every_kind_of_endpoint_at_once(tmp_path):
+    """TCP, a Unix socket, TLS on both, and a socket that the service was started with; and proxies on all."""
+    world = pytest.importorskip("tlsworld").world()
+    certificate, key = world.pair
+    plain, secret = tmp_path / "plain", tmp_path / "secret"
+    inherited = listening_socket()
+    with (
+        inherited,
+        Process(
+            [
+                *(
+                    SERVER,
+                    "--workers",
+                    "2",
+                    "--proxy-from",
+                    "127.0.0.1,unix",
+                    "--tls-cert",
+                    certificate,
+                    "--tls-key",
+                    key,
+                ),
+                *("--listen", "127.0.0.1:0", "--listen", "tls:127.0.0.1:0", "--listen", f"unix:{plain}"),
+                *("--listen", f"tls:unix:{secret}", "--listen", f"fd:{inherited.fileno()}"),
+            ],
+            pass_fds=[inherited.fileno()],
+        ) as server,
+    ):
+        server.wait_for_log("listening on", 5)
+        ports = [int(port) for port in re.findall(r"listening on \S*127.0.0.1:(\d+)", server.log)]
+        context = world.client_context()
+        for round_ in range(6):  # to both workers
+            for number, (address, tls) in enumerate(
+                [
+                    (("127.0.0.1", ports[0]), False),
+                    (("127.0.0.1", ports[1]), True),
+                    (str(plain), False),
+                    (str(secret), True),
+                    (("127.0.0.1", ports[2]), False),
+                ]
+            ):
+                with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as sock:
+                    sock.settimeout(DEADLINE_S)
+                    sock.connect(address)
+                    sock.sendall(v1((f"192.0.2.{number}", 1000 + round_), ("192.0.2.99", 80)))
+                    client = context.wrap_socket(sock, server_hostname="localhost") if tls else sock
+                    client.sendall(b"hello\n")
+                    assert client.recv(10) == b"5\n"
+                    client.close()
+                server.wait_for_log(f"disconnect 192.0.2.{number}:{1000 + round_} ")
+        said = set(re.findall(r"(worker \d): connect (192.0.2.\d+)", server.log))
+        for number in (2, 3, 4):  # passed in turn
+            assert {(f"worker {worker}", f"192.0.2.{number}") for worker in (1, 2)} <= said
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert not plain.exists()
+        assert not secret.exists()
+        assert "Traceback" not in server.log

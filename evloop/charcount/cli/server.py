@@ -195,10 +195,15 @@ def serve(places: Places, settings: ServiceSettings, role: Role | None) -> int:
     worker: Worker | None = None
     heritage: Heritage | None = None
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
-        server = CharCountServer(loop, settings)
         try:
             if role is not None:
                 worker, heritage = take_part(loop, role)
+        except ListenError as error:
+            say(_COMMAND, str(error))
+            return EXIT_CANNOT_LISTEN
+        server = CharCountServer(loop, settings, None if worker is None else worker.counts)
+        try:
+            if role is not None:
                 (worker or heritage).equip(server)  # type: ignore[union-attr]
             addresses = places.listen(server)
             tls = places.tls
