@@ -11,7 +11,7 @@ from evloop.core.loop import Loop
 from evloop.errors import EndpointError, ListenError
 from evloop.eventloop import EventLoop
 from evloop.limits import Limits
-from evloop.log import INFO, NOTICE, Logger, load, say
+from evloop.log import ERROR, INFO, NOTICE, Logger, load, say
 from evloop.net.protocol import Protocol
 from evloop.program.statustext import status_text
 from evloop.program.terminal import has_terminal
@@ -296,13 +296,21 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
         nonlocal upgrading
         if stopping or upgrading is not None:
             return
-        from evloop.program.upgrade import Upgrade  # here, as few need it
-
+        try:
+            from evloop.program.upgrade import Upgrade  # here, as few need it
+        except Exception as error:  # what is on disk now need not fit what is loaded
+            _log.log(ERROR, "not upgraded: %s: %s; this one goes on", type(error).__name__, error)
+            return
         if notifier is None:
             upgrading = Upgrade(loop, servers, lambda pid: None, upgraded)
         else:
             upgrading = Upgrade(loop, servers, notifier.main_pid, upgraded, notifier.environment())
         upgrading.begin()
+
+    def keep_for_upgrade() -> None:
+        from evloop.program.kept import keep  # here, as the start need not wait for it
+
+        keep(loop)
 
     def upgraded(well: bool) -> None:
         nonlocal upgrading
@@ -330,3 +338,4 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
         loop.add_signal_handler(signal.SIGUSR1, report)
     if hasattr(signal, "SIGUSR2"):
         loop.add_signal_handler(signal.SIGUSR2, upgrade)
+        loop.call_later(LOADING_DELAY_S, keep_for_upgrade)

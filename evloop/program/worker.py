@@ -207,9 +207,18 @@ class Worker:
             server.stop_accepting()
         if message.fields["how"] == "handover":
             timeout_s = float(message.fields["timeout_s"])
-            HandOver(self._loop, self._servers, self._hand_over, self._made_way, timeout_s, self._is_channel_full)
+            HandOver(
+                self._loop,
+                self._servers,
+                self._hand_over,
+                lambda: self._stop("making way"),
+                timeout_s,
+                self._is_channel_full,
+                self._say_retired,  # the next worker need not wait for the few that can't move yet
+            )
         else:
-            self._made_way()
+            self._say_retired()
+            self._stop("making way")
 
     def _hand_over(self, state: bytes, sock: socket.socket) -> None:
         self._channel.send("moved", state, [sock.fileno()])
@@ -217,9 +226,8 @@ class Worker:
     def _is_channel_full(self) -> bool:
         return self._channel.unsent_bytes > 0
 
-    def _made_way(self) -> None:
+    def _say_retired(self) -> None:
         self._channel.send("retired")
-        self._stop("making way")
 
     def _terminated(self) -> None:
         """Somebody wants this worker to end, or all processes of the service, as systemd does. Then the supervisor will

@@ -94,6 +94,19 @@ class Population:
         self._make_room = partial(make_room, loop, self.connections)
         loop.memory.givers.append(self._make_room)
 
+    def change_limits(self, limits: Limits) -> None:
+        """Have other limits from now on. Connections that are open keep their sizes; their time-outs are the new ones.
+
+        What belongs to a listening socket stays as it is: ``backlog``, ``accepts_per_pass``, ``kernel_unsent_bytes``.
+        """
+        self.limits = limits
+        self.max_connections = self._affordable(limits.max_connections)
+        self._refusals.limits = limits
+        if self._gate is not None:
+            self._gate.limits = limits
+        self._sweeper.stop()
+        self._sweeper = Sweeper(self.loop, self.connections, limits)
+
     def _affordable(self, wanted: int) -> int:
         poller = self.loop.poller
         affordable = affordable_connections(wanted, poller.capacity)

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import pytest
 from benchmarks import versus
 from benchmarks.common import native
 from benchmarks.common.paths import ROOT
-from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN
+from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN, EXIT_OK
 from benchmarks.comparison import files, report
 from benchmarks.comparison.results import Results
+from variants import first_of
 from waiting import wait_until
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
@@ -30,6 +32,20 @@ MACHINE = {"cpu": "some", "cores": 2, "kernel": "some", "python": "some", "commi
 def run_versus(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.run([*VERSUS, *arguments], text=True, timeout=60, **streams)
+
+
+def run_until_answered(
+    run: Callable[[], subprocess.CompletedProcess[str]], kept: Callable[[], Iterable[Path]]
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """What ``run`` returned, and the file in which the figures are. So short a run may get no answer on a busy machine:
+    then there are none to be kept, and it runs again.
+    """
+    for _ in range(5):
+        found = run()
+        for file in kept():
+            if files.read_document(file)[0].runs.get("inflight-16"):
+                return found, file
+    pytest.fail(f"five runs without an answer: {found}")
 
 
 def one_line(text: str) -> str:
@@ -81,13 +97,11 @@ def test_figures_that_cannot_be_written_in_the_end_are_kept_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    for _ in range(3):  # on a busy machine so short a run may get no answer, and then there is nothing to keep
-        found = run_versus(*SHORT, "--json", "/dev/full")
-        if kept_files := list(tmp_path.glob("versus-*.json")):
-            break
+    found, kept = run_until_answered(
+        lambda: run_versus(*SHORT, "--json", "/dev/full"), lambda: tmp_path.glob("versus-*.json")
+    )
     assert found.returncode == EXIT_NOT_WRITTEN
     assert "cannot write to /dev/full: No space left on device" in found.stderr
-    (kept,) = kept_files
     assert f"the figures are in {kept}" in found.stderr
     results, _ = files.read_document(kept)
     assert results.finished
@@ -100,30 +114,35 @@ def test_figures_go_down_a_pipe_once(tmp_path: Path) -> None:
     shown = tmp_path / "shown"
     with shown.open("w") as file:
         found = run_versus(*SHORT, "-r", "2", "--json", "/dev/stderr", stdout=file)
-    assert found.returncode == 0
-    assert len(json.loads(found.stderr)["runs"]) == 2
+    document = json.loads(found.stderr)  # which would complain about a second one
+    # On a busy machine so short a run may get no answer.
+    failures = document["failures"].get("inflight-16", {}).get("c-epoll", [])
+    assert len(document["runs"]) + len(failures) == 2
+    assert found.returncode == (EXIT_FAILED if failures else EXIT_OK)
     assert "c-epoll" in shown.read_text()
 
 
 @needs_compiler
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("unbuffered", first_of("", "1"))
 @pytest.mark.parametrize("with_json", [True, False])
 def test_a_full_stdout_loses_no_figure(
     with_json: bool, unbuffered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
-    kept = tmp_path / "kept.json"
-    with open("/dev/full", "w") as full:
-        found = run_versus(*SHORT, *(("--json", str(kept)) if with_json else ()), stdout=full)
+    in_file = ["--json", str(tmp_path / "kept.json")] if with_json else []
+
+    def run() -> subprocess.CompletedProcess[str]:
+        with open("/dev/full", "w") as full:
+            return run_versus(*SHORT, *in_file, stdout=full)
+
+    found, kept = run_until_answered(run, lambda: tmp_path.glob("kept.json" if with_json else "versus-*.json"))
     assert found.returncode == EXIT_NOT_WRITTEN
     assert "cannot write to stdout: No space left on device" in found.stderr
     assert "Traceback" not in found.stderr
     assert "Exception ignored" not in found.stderr
     if not with_json:
-        (kept,) = tmp_path.glob("versus-*.json")
         assert str(kept) in found.stderr
-    assert files.read_document(kept)[0].runs["inflight-16"]["c-epoll"]
 
 
 @pytest.mark.parametrize("arguments", [["--list"], ["--help"]])
@@ -148,7 +167,7 @@ def start_endless(file: Path) -> subprocess.Popen[str]:
 
 
 @needs_compiler
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", first_of(signal.SIGINT, signal.SIGTERM))
 def test_an_interrupted_comparison_is_written_and_marked(number: signal.Signals, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     process = start_endless(file)

@@ -1,4 +1,4 @@
-"""Connections that go on in another process, whatever happens meanwhile: rows 110 to 117 of docs/reliability.md.
+"""Connections that go on in another process, whatever happens meanwhile: rows 110 to 116 of docs/reliability.md.
 
 Here from one server to another, over a socket pair as between processes. With processes: tests/process/test_reload.py.
 """
@@ -367,7 +367,7 @@ def test_114_rest_is_drained_when_nobody_takes_them(worlds, logged):
 
 
 @pytest.mark.parametrize("how", ["fin", "reset"])
-def test_117_peer_that_has_left_meanwhile(worlds, how):
+def test_116_peer_that_has_left_meanwhile(worlds, how):
     w = worlds(service(limits={"max_connections_per_address": 5}))
     client, other = w.connect(), w.connect()
     w.ask(client, b"abc\n", 2)

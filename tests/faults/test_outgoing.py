@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from evloop import EventLoop, Protocol
+from evloop import Protocol
 from evloop.net.connector import ATTEMPT_DELAY_S
 from evloop.net.proxyheader import MAX_HEADER_BYTES, ProxyHeaderError, ProxyHeaderReader
 from outgoing import Names, closed_port, silent_listener
@@ -25,11 +25,7 @@ from proxyheaders import SIGNATURE
 from servers import recorder
 from waiting import DEADLINE_S, run_pass, run_until, wait_until
 
-
-@pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    with EventLoop() as loop:
-        yield loop
+pytestmark = pytest.mark.one_selector
 
 
 @contextlib.contextmanager

@@ -6,16 +6,19 @@ What happens to a connection in each state is in test_handover.py.
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from paths import SERVER
+from evloop.program.kept import UPGRADE
+from paths import ROOT, SERVER
 from pipelining import Crowd
 from processes import Process
 from waiting import DEADLINE_S, wait_until
@@ -87,8 +90,8 @@ def reloaded() -> Iterator[Callable[..., Reloaded]]:
     """Starts a program, by default ``charcount-server``, which is ended with the test, whatever it has become."""
     running: list[Reloaded] = []
 
-    def start(*arguments: str, program: str = SERVER) -> Reloaded:
-        process = Process(["-W", "error", program, *arguments])
+    def start(*arguments: str, program: str = SERVER, **options: Any) -> Reloaded:
+        process = Process(["-W", "error", program, *arguments], **options)
         process.wait_for_log("listening on")
         running.append(Reloaded(process))
         return running[-1]
@@ -211,6 +214,44 @@ def test_115_upgrade_brings_new_code_to_connections_that_are_open(reloaded, prog
     wait_until(service.begin_upgrade(), "upgraded")
     assert client.ask(b"a\n", 6) == b"new a\n"
     assert service.process.connect().ask(b"a\n", 6) == b"new a\n"
+
+
+KEPT = """
+import sys
+from evloop import LineProtocol, serve
+
+class Answering(LineProtocol):
+    def on_line(self, line):
+        return line + b"\\n"
+
+def tell_when_kept(loop, server):
+    from evloop.program.kept import UPGRADE, Kept
+    if any(len(one.code) == len(UPGRADE) for one in sys.meta_path if isinstance(one, Kept)):
+        print("all is kept", file=sys.stderr, flush=True)
+    else:
+        loop.call_later(0.01, tell_when_kept, loop, server)
+
+if __name__ == "__main__":
+    serve(Answering, port=0, on_start=tell_when_kept)
+"""
+
+
+@pytest.mark.slow
+def test_115_upgrade_loads_nothing_of_the_new_version_into_the_old_process(reloaded, tmp_path):
+    copy = tmp_path / "evloop"
+    shutil.copytree(ROOT / "evloop", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    path = tmp_path / "program.py"  # which finds the copy beside itself
+    path.write_text(KEPT)
+    service = reloaded(program=str(path), environment={"PYTHONPATH": str(tmp_path)})
+    client = service.process.connect()
+    assert client.ask(b"a\n", 2) == b"a\n"
+    service.process.wait_for_log("all is kept")
+    other = f"import os\nif os.getpid() == {service.process.popen.pid}:\n    raise ImportError('of another version')\n"
+    for name in UPGRADE:
+        with (tmp_path / (name.replace(".", "/") + ".py")).open("a") as source:
+            source.write(other)
+    wait_until(service.begin_upgrade(), "upgraded")
+    assert client.ask(b"b\n", 2) == b"b\n"
 
 
 def test_115_broken_upgrade_changes_nothing(reloaded, program):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 import weakref
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,18 +14,7 @@ from outgoing import silent_listener
 from servers import Recorder, recorder
 from waiting import run_pass, run_until
 
-
-@pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    with EventLoop() as loop:
-        yield loop
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        sock.settimeout(10)
-        yield sock
+pytestmark = pytest.mark.one_selector
 
 
 def error_of(loop: EventLoop, protocol: Recorder) -> str:

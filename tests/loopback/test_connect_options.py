@@ -15,18 +15,7 @@ from outgoing import closed_port
 from servers import Recorder, recorder
 from waiting import run_pass, run_until
 
-
-@pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    with EventLoop() as loop:
-        yield loop
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        sock.settimeout(10)
-        yield sock
+pytestmark = pytest.mark.one_selector
 
 
 @pytest.fixture

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
 
 import pytest
 
-from waiting import wait_until
-from workers import Service, connections_by_worker, wait_for_workers
+from paths import SERVER
+from processes import Process, listening_socket
+from proxyheaders import v1
+from waiting import DEADLINE_S, wait_until
+from workers import TELLING_SERVER, Service, connections_by_worker, wait_for_workers
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="workers need Unix sockets")
 
@@ -63,3 +68,80 @@ def test_hang_up_replaces_all_workers(team):
     team.wait_for_log("reloaded:", before + 1)
     assert team.ask() not in old
     wait_for_workers(team, 3, without=old)
+
+
+@pytest.mark.slow
+def test_where_the_system_has_no_descriptors_for_processes_their_end_is_noticed_by_a_signal(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, runpy\nos.__dict__.pop('pidfd_open', None)\n"
+        f"runpy.run_path({TELLING_SERVER!r}, run_name='__main__')"
+    )
+    with Service(2, program=str(program)) as service:
+        for _ in range(2):
+            victim = min(wait_for_workers(service, 2))
+            os.kill(victim, signal.SIGKILL)
+            service.wait_for_log(f"(pid {victim}) was ended by SIGKILL")
+            wait_for_workers(service, 2, without={victim})
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
+
+
+@pytest.mark.slow
+def test_every_kind_of_endpoint_at_once(tmp_path):
+    """TCP, a Unix socket, TLS on both, and a socket that the service was started with; and proxies on all."""
+    world = pytest.importorskip("tlsworld").world()
+    certificate, key = world.pair
+    plain, secret = tmp_path / "plain", tmp_path / "secret"
+    inherited = listening_socket()
+    with (
+        inherited,
+        Process(
+            [
+                *(
+                    SERVER,
+                    "--workers",
+                    "2",
+                    "--proxy-from",
+                    "127.0.0.1,unix",
+                    "--tls-cert",
+                    certificate,
+                    "--tls-key",
+                    key,
+                ),
+                *("--listen", "127.0.0.1:0", "--listen", "tls:127.0.0.1:0", "--listen", f"unix:{plain}"),
+                *("--listen", f"tls:unix:{secret}", "--listen", f"fd:{inherited.fileno()}"),
+            ],
+            pass_fds=[inherited.fileno()],
+        ) as server,
+    ):
+        server.wait_for_log("listening on", 5)
+        ports = [int(port) for port in re.findall(r"listening on \S*127.0.0.1:(\d+)", server.log)]
+        context = world.client_context()
+        for round_ in range(6):  # to both workers
+            for number, (address, tls) in enumerate(
+                [
+                    (("127.0.0.1", ports[0]), False),
+                    (("127.0.0.1", ports[1]), True),
+                    (str(plain), False),
+                    (str(secret), True),
+                    (("127.0.0.1", ports[2]), False),
+                ]
+            ):
+                with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as sock:
+                    sock.settimeout(DEADLINE_S)
+                    sock.connect(address)
+                    sock.sendall(v1((f"192.0.2.{number}", 1000 + round_), ("192.0.2.99", 80)))
+                    client = context.wrap_socket(sock, server_hostname="localhost") if tls else sock
+                    client.sendall(b"hello\n")
+                    assert client.recv(10) == b"5\n"
+                    client.close()
+                server.wait_for_log(f"disconnect 192.0.2.{number}:{1000 + round_} ")
+        said = set(re.findall(r"(worker \d): connect (192.0.2.\d+)", server.log))
+        for number in (2, 3, 4):  # passed in turn
+            assert {(f"worker {worker}", f"192.0.2.{number}") for worker in (1, 2)} <= said
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert not plain.exists()
+        assert not secret.exists()
+        assert "Traceback" not in server.log

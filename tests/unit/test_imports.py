@@ -100,6 +100,7 @@ ORDER = [
     "evloop.program.statusround",
     "evloop.program.succession",
     "evloop.program.upgrade",
+    "evloop.program.kept",
     "evloop.program.crew",
     "evloop.program.supervisor",
     "evloop.program.service",
@@ -148,6 +149,7 @@ def rank(module: str) -> int:
     raise AssertionError(f"{module} has no place in the order of imports: give it one")
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for path in sorted((ROOT / "evloop").rglob("*.py")):

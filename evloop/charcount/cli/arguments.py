@@ -13,6 +13,7 @@ from evloop.net.endpoint import parse_endpoint
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 EXIT_USAGE = 2
@@ -41,9 +42,11 @@ class CommandParser(argparse.ArgumentParser):
 
     Attributes:
         origin: the environment variable that is being parsed; None for the command line.
+        on_error: called with a usage error instead of ending the process; raises.
     """
 
     origin: str | None = None
+    on_error: Callable[[str], NoReturn] | None = None
 
     def __init__(self, command: str, usage: str, description: str, epilog: str) -> None:
         width = terminal_columns() - 2
@@ -62,6 +65,8 @@ class CommandParser(argparse.ArgumentParser):
         """End the process: one line on stderr, exit status 2."""
         if self.origin is not None:
             message = f"{self.origin}: {message}"
+        if self.on_error is not None:
+            self.on_error(one_line(message))
         self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:

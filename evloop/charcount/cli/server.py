@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from evloop.charcount.cli import environment
 from evloop.charcount.cli.arguments import EXIT_TLS, EXIT_USAGE, CommandParser
@@ -27,6 +27,7 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
+    from evloop.net.tlssettings import TLSServerSettings
     from evloop.program.role import Role
     from evloop.program.upgrade import Heritage
     from evloop.program.worker import Worker
@@ -60,7 +61,8 @@ def make_parser() -> CommandParser:
         epilog="Each option can be set by a variable as well, --max-message by CHARCOUNT_MAX_MESSAGE and --classic by "
         "CHARCOUNT_CLASSIC=1; the command line wins. "
         "SIGTERM or Ctrl-C stops it: what has been received is answered first; a second one stops it at once. "
-        "SIGUSR1 logs a status; SIGHUP reads certificates again, but stops it if its terminal was closed. "
+        "SIGUSR1 logs a status; SIGHUP reads certificates and --config again, with --workers by new workers one after "
+        "another, but stops it if its terminal was closed; SIGUSR2 has the program that is on disk now take over. "
         "Exit status: 0 stopped, 1 stopped with connections aborted, 2 wrong usage, 3 cannot listen, "
         "5 certificates or keys cannot be used.",
     )
@@ -183,14 +185,31 @@ def run_server(argv: list[str] | None) -> int:
         status = supervise_workers(_COMMAND, places, settings, args, role)
         if status is not None:
             return status
-    return serve(places, settings, role)
+    return serve(places, settings, role, argv, args)
 
 
-def serve(places: Places, settings: ServiceSettings, role: Role | None) -> int:
+def reloads(
+    server: CharCountServer, tls: TLSServerSettings | None, argv: list[str] | None, args: argparse.Namespace
+) -> list[Callable[[], object]]:
+    """What SIGHUP calls."""
+    if not args.config:
+        return [] if tls is None else [tls.reload_and_log]
+    from evloop.charcount.cli.reloading import Reloading  # here, as few have a file
+
+    def parse(parser: CommandParser) -> argparse.Namespace:
+        return parse_arguments(parser, argv, os.environ)
+
+    return [Reloading(args, server, tls, make_parser, parse, make_settings)]
+
+
+def serve(
+    places: Places, settings: ServiceSettings, role: Role | None, argv: list[str] | None, args: argparse.Namespace
+) -> int:
     """Serve in this process until it is told to stop. Returns the exit status.
 
     Args:
         role: if it is one of several.
+        argv, args: the command line, and what was made of it.
     """
     worker: Worker | None = None
     heritage: Heritage | None = None
@@ -211,7 +230,7 @@ def serve(places: Places, settings: ServiceSettings, role: Role | None) -> int:
                 worker.prepare(server)
                 addresses = []  # the supervisor tells them
             else:
-                prepare(loop, server, on_reload=[] if tls is None else [tls.reload_and_log])
+                prepare(loop, server, on_reload=reloads(server, tls, argv, args))
             if heritage is not None:
                 heritage.take_over(server)
             if tls is not None:

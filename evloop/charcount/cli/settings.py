@@ -313,4 +313,13 @@ SETTINGS = (
         choices=tuple(LOG_LEVELS),
         metavar="LEVEL",
     ),
+    Setting(
+        "where settings are",
+        "config",
+        "",
+        "a file of variables, as --print-config shows them; the environment and the command line win; read again on "
+        "SIGHUP",
+        metavar="FILE",
+        unset="none",
+    ),
 )
