@@ -75,7 +75,7 @@ class World:
         self._channels: list[socket.socket] = []
         self.all: list[Generation] = []
         self.hand_overs: list[HandOver] = []
-        self.done = 0
+        self.done = self.rounds = 0
         self.is_full = False
         self.begin(make_server)
 
@@ -103,6 +103,9 @@ class World:
         """What sends a connection to the process at the other end."""
         return lambda state, sock: (socket.send_fds(channel, [state], [sock.fileno()]), None)[1]
 
+    def _count_round(self) -> None:
+        self.rounds += 1
+
     @property
     def is_settled(self) -> bool:
         """Whether all that was sent has arrived, and nothing more will be sent."""
@@ -125,7 +128,9 @@ class World:
             here.close()
 
         send = self.send_to_next(here)
-        self.hand_overs.append(HandOver(old.loop, [old.server], send, done, timeout_s, lambda: self.is_full))
+        self.hand_overs.append(
+            HandOver(old.loop, [old.server], send, done, timeout_s, lambda: self.is_full, self._count_round)
+        )
         return there
 
     def passes(self, count: int = 3) -> None:

@@ -45,6 +45,9 @@ _SUPERVISORS_SIGNALS = ("SIGINT", "SIGHUP", "SIGUSR2", "SIGTTIN", "SIGTTOU")
 # When it ends, it looks so often whether the supervisor has got all that it was sent.
 _LOOK_AGAIN_S = 0.005
 
+# A worker that gets SIGTERM waits so long for its supervisor, which may have got it, too.
+_WAIT_FOR_ORDERS_S = 0.2
+
 # After the time to drain, handlers may have 3 s to be cancelled; then an end is overdue.
 _GRACE_AFTER_DRAIN_S = 5.0
 
@@ -77,6 +80,7 @@ class Worker:
         self._servers: tuple[Server, ...] = ()
         self._running: set[Server] = set()
         self._stopping = False
+        self._waits_for_orders = False
         control = socket.socket(fileno=role.control)
         control.setblocking(True)
         reader = MessageReader(control)
@@ -203,9 +207,18 @@ class Worker:
             server.stop_accepting()
         if message.fields["how"] == "handover":
             timeout_s = float(message.fields["timeout_s"])
-            HandOver(self._loop, self._servers, self._hand_over, self._made_way, timeout_s, self._is_channel_full)
+            HandOver(
+                self._loop,
+                self._servers,
+                self._hand_over,
+                lambda: self._stop("making way"),
+                timeout_s,
+                self._is_channel_full,
+                self._say_retired,  # the next worker need not wait for the few that can't move yet
+            )
         else:
-            self._made_way()
+            self._say_retired()
+            self._stop("making way")
 
     def _hand_over(self, state: bytes, sock: socket.socket) -> None:
         self._channel.send("moved", state, [sock.fileno()])
@@ -213,14 +226,21 @@ class Worker:
     def _is_channel_full(self) -> bool:
         return self._channel.unsent_bytes > 0
 
-    def _made_way(self) -> None:
+    def _say_retired(self) -> None:
         self._channel.send("retired")
-        self._stop("making way")
 
     def _terminated(self) -> None:
-        """Somebody wants this worker to end: it will have an heir; or all of them, and it is told so, too."""
-        if self._stopping:
+        """Somebody wants this worker to end, or all processes of the service, as systemd does. Then the supervisor will
+        say so, and how, in a moment."""
+        if self._stopping or self._waits_for_orders:
             self._abort()
+            return
+        self._waits_for_orders = True
+        self._loop.call_later(_WAIT_FOR_ORDERS_S, self._end_alone)
+
+    def _end_alone(self) -> None:
+        """It is this worker alone that is to end: it will have an heir."""
+        if self._stopping:
             return
         for server in self._servers:
             server.stop_accepting()

@@ -82,6 +82,7 @@ class HandOver:
         on_done: called once, when nothing more will be sent; the servers are draining then.
         timeout_s: how long connections have to get to where they can move. 0: none moves.
         is_full: whether it must wait before it sends one more.
+        on_round: called once, when all that could move at once has moved.
     """
 
     def __init__(
@@ -92,12 +93,14 @@ class HandOver:
         on_done: Callable[[], object],
         timeout_s: float,
         is_full: Callable[[], bool] = lambda: False,
+        on_round: Callable[[], object] = lambda: None,
     ) -> None:
         self._loop = loop
         self._servers = servers
         self._send = send
         self._on_done = on_done
         self._is_full = is_full
+        self._on_round: Callable[[], object] | None = on_round
         self._began = loop.clock()
         self._moved = 0
         self._staying: set[Connection] = set()
@@ -132,12 +135,21 @@ class HandOver:
             if connection not in self._staying and connection.state not in _ENDING:
                 self._look_at(number, connection)
         self._round_s += clock() - began
+        if self._done:
+            return
         if self._left:
             self._loop.call_later(_LOOK_AGAIN_S if self._is_full() else 0, self._go_on)
-        elif self._is_anybody_left():
+            return
+        self._round_over()
+        if self._is_anybody_left():
             self._loop.call_later(max(_LOOK_AGAIN_S, _REST * self._round_s), self._begin_round)
         else:
             self._finish()
+
+    def _round_over(self) -> None:
+        if self._on_round is not None:
+            on_round, self._on_round = self._on_round, None
+            on_round()
 
     def _is_anybody_left(self) -> bool:
         return any(
@@ -204,4 +216,5 @@ class HandOver:
             for connection in server.connections:
                 go_on(connection)
             server.drain()
+        self._round_over()
         self._on_done()

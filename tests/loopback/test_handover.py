@@ -139,6 +139,7 @@ def test_an_answer_that_is_owed_is_given_first(worlds):
     w.passes(5)
     assert len(Asked.asked) == 1  # or it might owe something for ever
     assert not w.done
+    assert w.rounds == 1  # the next process need not wait for it
     Asked.asked[0].answer()
     w.until(lambda: len(Asked.asked) == 2)
     assert not w.all[0].server.connections
@@ -359,6 +360,7 @@ def test_with_no_time_none_moves(worlds):
     client.send(b"a\n")
     new = w.move(serving(Upper), timeout_s=0).server
     w.until_moved()
+    assert w.rounds == 1
     assert client.receive_rest() == b"A\n"
     assert not new.stats.adopted
 
