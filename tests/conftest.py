@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import selectors
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,6 +34,11 @@ from waiting import SELECTORS, LoopThread
 # each run, and CI runs all tests twice. Where more are worth the time, a slow test has them.
 settings.register_profile("evloop", deadline=None, database=None, max_examples=50)
 settings.load_profile("evloop")
+
+
+# Programs inherit what is ignored: in a shell script's background, no test would see one of them interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,25 +155,29 @@ def test_a_full_stdout_is_no_traceback_whatever_is_shown(arguments: list[str]) -
     assert "Exception ignored" not in found.stderr
 
 
-def start_endless(file: Path) -> subprocess.Popen[str]:
-    """A comparison that would take hours, with figures of a round or more in the file."""
-    process = subprocess.Popen(
+@contextlib.contextmanager
+def endless(file: Path) -> Iterator[subprocess.Popen[str]]:
+    """A comparison that would take hours, with figures of a round or more in the file. Killed in the end."""
+    with subprocess.Popen(
         [*VERSUS, *SHORT, "-r", "100000", "--json", str(file)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    wait_until(file.exists, "the figures of the first round")
-    return process
+    ) as process:
+        try:
+            wait_until(file.exists, "the figures of the first round")
+            yield process
+        finally:
+            process.kill()
 
 
 @needs_compiler
 @pytest.mark.parametrize("number", first_of(signal.SIGINT, signal.SIGTERM))
 def test_an_interrupted_comparison_is_written_and_marked(number: signal.Signals, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
-    process = start_endless(file)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    with endless(file) as process:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
     assert process.returncode == EXIT_INTERRUPTED
     assert "interrupted" in err
     assert "Traceback" not in err
@@ -186,28 +191,28 @@ def test_an_interrupted_comparison_is_written_and_marked(number: signal.Signals,
 @needs_compiler
 def test_one_that_is_killed_leaves_its_figures_and_no_server(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
-    process = start_endless(file)
+    with endless(file) as process:
 
-    def measured() -> list[psutil.Process]:
-        """The server, while the generator is there, too: then it is being looked after."""
-        try:
-            children = {child: child.name() for child in psutil.Process(process.pid).children()}
-        except psutil.NoSuchProcess:  # one has just ended
-            return []
-        if not any(name.startswith("drive") for name in children.values()):
-            return []
-        return [child for child, name in children.items() if name.startswith("c_epoll")]
+        def measured() -> list[psutil.Process]:
+            """The server, while the generator is there, too: then it is being looked after."""
+            try:
+                children = {child: child.name() for child in psutil.Process(process.pid).children()}
+            except psutil.NoSuchProcess:  # one has just ended
+                return []
+            if not any(name.startswith("drive") for name in children.values()):
+                return []
+            return [child for child, name in children.items() if name.startswith("c_epoll")]
 
-    def over(server: psutil.Process) -> bool:
-        try:
-            return bool(server.status() == psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return True
+        def over(server: psutil.Process) -> bool:
+            try:
+                return bool(server.status() == psutil.STATUS_ZOMBIE)
+            except psutil.NoSuchProcess:
+                return True
 
-    (server,) = wait_until(measured, "a server that is being measured")
-    process.kill()
-    process.communicate(timeout=30)
-    wait_until(lambda: over(server), "the end of the server")
+        (server,) = wait_until(measured, "a server that is being measured")
+        process.kill()
+        process.communicate(timeout=30)
+        wait_until(lambda: over(server), "the end of the server")
     results, _ = files.read_document(file)
     assert results.runs["inflight-16"]["c-epoll"]
     assert not results.finished

@@ -8,23 +8,13 @@ import weakref
 
 import pytest
 
-from evloop import EventLoop, Limits, Protocol
+from evloop import Limits, Protocol
 from evloop.core.poller import Poller
-from outgoing import silent_listener
+from outgoing import error_of, silent_listener
 from servers import Recorder, recorder
 from waiting import run_pass, run_until
 
 pytestmark = pytest.mark.one_selector
-
-
-def error_of(loop: EventLoop, protocol: Recorder) -> str:
-    run_until(loop, lambda: protocol.events)
-    for _ in range(2):
-        run_pass(loop)
-    ((kind, text),) = protocol.events
-    assert kind == "connect error"
-    assert text.isprintable()
-    return str(text)
 
 
 # ---------------------------------------------------------------------- written to before it is there

@@ -32,6 +32,14 @@ def test_a_place_says_that_it_is_tls(tmp_path: Path, monkeypatch: pytest.MonkeyP
         server.abort()
 
 
+def test_what_is_served_by_tls_has_a_name_that_says_so() -> None:
+    with EventLoop() as loop:
+        server = Server(loop, Echo)
+        (address,) = server.listen("127.0.0.1", 0, tls=world().settings())
+        assert address.startswith("tls:127.0.0.1:")
+        server.abort()
+
+
 def test_a_place_of_tls_may_have_a_factory_of_its_own() -> None:
     with EventLoop() as loop:
         server = Server(loop, Echo)
