@@ -326,7 +326,8 @@ def test_the_real_clock_is_never_early(loop):
 # ---------------------------------------------------------------------- limits that change
 
 
-def test_other_limits_count_for_who_is_there_and_who_comes(clocked):
+def test_other_limits_count_for_who_is_there_and_who_comes(clocked, logged):
+    logged.expect("refused: too-many-connections limit 1")
     server = clocked(recorder(Echo))
     _, connection = server.connect()
     server.pass_time(100)
