@@ -110,6 +110,7 @@ class WorkerProcess:
         descriptors = [place.socket_of(slot).fileno() for place in places]
         if counts is not None:
             self._row = counts.take_row()
+        if counts is not None and self._row is not None:
             descriptors.append(counts.descriptor)
         self._channel.send(
             "serve",
