@@ -70,7 +70,6 @@ class Worker:
 
     Attributes:
         name: as the supervisor calls it: ``worker 2``.
-        aborted: it was told to abort, or could not end in order.
         counts: what the service counts together, for the server whose limits are the service's.
     """
 
@@ -89,6 +88,7 @@ class Worker:
         except OSError:
             told = None
         if told is None or told.kind != "serve":
+            control.close()
             raise ListenError("the supervisor is gone")
         places = told.fields["places"]
         sockets = adopt_sockets(told.descriptors[: len(places)])
