@@ -6,13 +6,14 @@ its first process is killed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -76,17 +77,19 @@ class System:
 
     Args:
         folder: for its files, empty.
-        units: the names and texts of its units. ``PROGRAM`` in them stands for what runs charcount-server.
+        units: the names and texts of its units. ``PROGRAM`` in them stands for what runs charcount-server, ``PYTHON``
+            for this Python. The folder is ``/mnt/tests`` in there.
     """
 
     def __init__(self, folder: Path, units: dict[str, str]) -> None:
         self._folder = folder
+        folder.chmod(0o755)  # services run as somebody else
         program = f"{_PYTHON}/bin/python3 {_PROJECT}/bin/charcount-server"
         general = {"tests.target": _TARGET, "service.d/all.conf": _ALL_SERVICES, "socket.d/all.conf": _ALL_UNITS}
         for name, text in {**general, **units}.items():
             path = folder / "units" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text.replace("PROGRAM", program))
+            path.write_text(text.replace("PROGRAM", program).replace("=PYTHON ", f"={_PYTHON}/bin/python3 "))
         root = _cgroup()
         assert root is not None
         self._cgroup = root / f"evloop-tests-{os.getpid()}"
@@ -124,26 +127,31 @@ class System:
     def run(self, *command: str, check: bool = True, stdin: str = "") -> str:
         """Run a command in there; what it wrote, on both streams."""
         done = subprocess.run(
-            [
-                "nsenter",
-                "--target",
-                str(self._pid),
-                "--mount",
-                "--pid",
-                "--net",
-                "--uts",
-                "--ipc",
-                "--cgroup",
-                *command,
-            ],
+            [*self._enter(), *command],
             input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=15,
+            timeout=60,
         )
         assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{self.log}"
         return done.stdout
+
+    def _enter(self) -> list[str]:
+        return ["nsenter", "--target", str(self._pid), "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup"]
+
+    @contextlib.contextmanager
+    def talk(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """The program ``talk.py`` of the folder, running in there, with pipes. Killed at the end."""
+        program = [f"{_PYTHON}/bin/python3", "/mnt/tests/talk.py", *arguments]
+        pipe = subprocess.PIPE
+        with subprocess.Popen([*self._enter(), *program], stdin=pipe, stdout=pipe, text=True) as process:
+            try:
+                yield process
+            finally:
+                for child in psutil.Process(process.pid).children():
+                    child.kill()
+                process.kill()
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
         """``systemctl`` in there."""

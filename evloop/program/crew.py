@@ -44,6 +44,7 @@ class Crew:
 
     Args:
         places: where the service listens. Owned.
+        workers: how many slots there will be at first.
         limits: those of the workers; here some of its times count.
         inherited: as in `evloop.program.role.Role`.
         counts: as in `WorkerProcess`.
@@ -60,6 +61,7 @@ class Crew:
         loop: Loop,
         children: Children,
         places: Sequence[Place],
+        workers: int,
         limits: Limits,
         inherited: dict[int, str] | None = None,
         counts: CountsMemory | None = None,
@@ -75,8 +77,12 @@ class Crew:
         self._counts = counts
         self._turn = 0
         self._ticked_at = loop.now
+        self._doors_left: dict[WorkerProcess, list[Door]] = {}
+        # At sockets that exist once; and at those that a predecessor had more workers for.
         self._shared_doors = [
-            self._door(index, place.sockets[0]) for index, place in enumerate(self.places) if place.passed
+            self._door(index, sock)
+            for index, place in enumerate(self.places)
+            for sock in (place.sockets if place.passed else place.sockets[workers:])
         ]
         loop.call_later(_TICK_S, self._tick)
 
@@ -103,8 +109,13 @@ class Crew:
             OSError: there can't be more sockets.
         """
         number = len(self.slots)
-        for place in self.places:
-            place.make_room(number + 1)
+        try:
+            for place in self.places:
+                place.make_room(number + 1)
+        except OSError:
+            for place in self.places:
+                place.close_slots(number)  # clients would come to a socket that nobody serves
+            raise
         own = [(index, place) for index, place in enumerate(self.places) if not place.passed]
         slot = Slot(number, [self._door(index, place.sockets[number]) for index, place in own])
         self.slots.append(slot)
@@ -116,15 +127,27 @@ class Crew:
         slot.removed = True
         if slot.restart is not None:
             slot.restart.cancel()
-        for door in slot.doors:
-            if not slot.served:
-                door.accept_all()
-            door.set_open(False)
+        if slot.heir is not None:
+            slot.heir.stop()
+        worker, others = slot.worker, self.next_worker()
+        slot.set_doors(True)
         for place in self.places:
-            place.close_slot(slot.number)
-        for worker in (slot.worker, slot.heir):
-            if worker is not None:
-                worker.stop()
+            place.close_slots(slot.number)
+        if worker is None or others is None:
+            self._close_doors(slot.doors)
+            return
+        # The doors hold the sockets open until it has closed its own: then nobody can come any more.
+        self._doors_left[worker] = slot.doors
+        worker.retire(others, self.limits.handover_timeout_s)
+
+    def accepts_no_more(self, worker: WorkerProcess) -> None:
+        """It was told to make way, and has closed its sockets, or it has ended."""
+        self._close_doors(self._doors_left.pop(worker, []))
+
+    def _close_doors(self, doors: list[Door]) -> None:
+        for door in doors:
+            door.accept_all()
+            door.set_open(False)
 
     def start_heir(self, slot: Slot) -> None:
         """Start who takes the place of a slot's worker."""

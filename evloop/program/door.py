@@ -36,8 +36,8 @@ class Door:
         self._listener: Listener | None = None
 
     def set_open(self, wanted: bool) -> None:
-        """Accept from now on, or leave them to others."""
-        if wanted and self._listener is None:
+        """Accept from now on, or leave them to others. A socket that is closed already stays so."""
+        if wanted and self._listener is None and self._socket.fileno() >= 0:
             # A duplicate: a listener owns its socket, and here it is only borrowed.
             duplicate = ListeningSocket(self._socket.family, os.dup(self._socket.fileno()))
             self._listener = Listener(self._loop, duplicate, _ACCEPTS_PER_PASS, self._accepted)
@@ -52,6 +52,6 @@ class Door:
         """Accept whoever waits there now."""
         was_open = self._listener is not None
         self.set_open(True)
-        assert self._listener is not None
-        self._listener.accept_up_to(self._backlog + 1)
+        if self._listener is not None:
+            self._listener.accept_up_to(self._backlog + 1)
         self.set_open(was_open)

@@ -97,10 +97,9 @@ class Place:
                 raise
             self.sockets.append(sock)
 
-    def close_slot(self, slot: int) -> None:
-        """Close the socket of the last slot."""
-        if not self.passed:
-            assert slot == len(self.sockets) - 1
+    def close_slots(self, slots: int) -> None:
+        """Keep the sockets of so many slots."""
+        while not self.passed and len(self.sockets) > slots:
             self.sockets.pop().close()
 
     def close(self) -> None:

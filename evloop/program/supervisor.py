@@ -67,7 +67,7 @@ class Supervisor(Crew):
         counts: CountsMemory | None = None,
         notifier: Notifier | None = None,
     ) -> None:
-        super().__init__(loop, children, places, limits, inherited, counts)
+        super().__init__(loop, children, places, workers, limits, inherited, counts)
         self._notifier = notifier
         self._on_listening = on_listening
         self.aborted = False
@@ -116,8 +116,10 @@ class Supervisor(Crew):
                 self.reload()
 
     def _heard(self, worker: WorkerProcess, message: Message) -> None:
-        if message.kind == "retired" and self._reload is not None:
-            self._reload.made_way(worker)
+        if message.kind == "retired":
+            self.accepts_no_more(worker)
+            if self._reload is not None:
+                self._reload.made_way(worker)
         elif message.kind in CONNECTIONS:
             heir = worker.successor
             if heir is None or heir.gone:
@@ -146,6 +148,7 @@ class Supervisor(Crew):
         elif worker is slot.worker:
             slot.worker = None
         how = worker.how_it_ended(status)
+        self.accepts_no_more(worker)
         if self.stopping:
             self.aborted = self.aborted or (status != 0 and worker.pulse.ready)
             self._look_whether_over()
@@ -204,8 +207,9 @@ class Supervisor(Crew):
             slot.set_doors(False)
             if slot.restart is not None:
                 slot.restart.cancel()
-        for door in self._shared_doors:
+        for door in [*self._shared_doors, *(door for doors in self._doors_left.values() for door in doors)]:
             door.set_open(False)
+        self._doors_left.clear()
 
     def _abort(self) -> None:
         self.aborted = self.aborted or bool(self.workers)

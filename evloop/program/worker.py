@@ -45,6 +45,9 @@ _SUPERVISORS_SIGNALS = ("SIGINT", "SIGHUP", "SIGUSR2", "SIGTTIN", "SIGTTOU")
 # When it ends, it looks so often whether the supervisor has got all that it was sent.
 _LOOK_AGAIN_S = 0.005
 
+# A worker that gets SIGTERM waits so long for its supervisor, which may have got it, too.
+_WAIT_FOR_ORDERS_S = 0.2
+
 # After the time to drain, handlers may have 3 s to be cancelled; then an end is overdue.
 _GRACE_AFTER_DRAIN_S = 5.0
 
@@ -67,7 +70,6 @@ class Worker:
 
     Attributes:
         name: as the supervisor calls it: ``worker 2``.
-        aborted: it was told to abort, or could not end in order.
         counts: what the service counts together, for the server whose limits are the service's.
     """
 
@@ -77,6 +79,7 @@ class Worker:
         self._servers: tuple[Server, ...] = ()
         self._running: set[Server] = set()
         self._stopping = False
+        self._waits_for_orders = False
         control = socket.socket(fileno=role.control)
         control.setblocking(True)
         reader = MessageReader(control)
@@ -85,6 +88,7 @@ class Worker:
         except OSError:
             told = None
         if told is None or told.kind != "serve":
+            control.close()
             raise ListenError("the supervisor is gone")
         places = told.fields["places"]
         sockets = adopt_sockets(told.descriptors[: len(places)])
@@ -226,9 +230,17 @@ class Worker:
         self._channel.send("retired")
 
     def _terminated(self) -> None:
-        """Somebody wants this worker to end: it will have an heir; or all of them, and it is told so, too."""
-        if self._stopping:
+        """Somebody wants this worker to end, or all processes of the service, as systemd does. Then the supervisor will
+        say so, and how, in a moment."""
+        if self._stopping or self._waits_for_orders:
             self._abort()
+            return
+        self._waits_for_orders = True
+        self._loop.call_later(_WAIT_FOR_ORDERS_S, self._end_alone)
+
+    def _end_alone(self) -> None:
+        """It is this worker alone that is to end: it will have an heir."""
+        if self._stopping:
             return
         for server in self._servers:
             server.stop_accepting()

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 _log = Logger("evloop.supervisor")
 
+# Long before it is called stuck, this is worth a line in the log; and if the supervisor is gone then, so shall it be.
+_HELD_UP_S = 1.0
+
 # After SIGABRT, which tells what it hangs in, a stuck worker has so long until SIGKILL.
 _LAST_WORDS_S = 1.0
 
@@ -90,6 +93,7 @@ class WorkerProcess:
         self._on_message = on_message
         self._on_end = on_end
         self._ready_at: float | None = None
+        self._told_held_up = False
         self._killing: Timer | None = None
         self._counts = counts
         self._row: int | None = None
@@ -140,7 +144,9 @@ class WorkerProcess:
 
     def _heard(self, message: Message) -> None:
         self.pulse.heard()
-        self._life.be_hard(False)
+        if self._told_held_up:
+            self._told_held_up = False
+            self._life.be_hard(False)
         if message.kind == "ready":
             self._ready_at = self._loop.clock()
             self.speaks = message.fields.get("speaks", "")
@@ -199,8 +205,10 @@ class WorkerProcess:
     def let_pass(self, seconds: float) -> None:
         """So much time is over: judge whether it still works."""
         self.pulse.let_pass(seconds)
-        if self.pulse.ready and not self.pulse.well:
+        if self.pulse.ready and self.pulse.silent_s >= _HELD_UP_S and not self._told_held_up:
+            self._told_held_up = True
             self._life.be_hard(True)
+            _log.log(WARNING, "%s is held up: nothing heard of it for %.1f s", self, self.pulse.silent_s)
         if self.pulse.given_up and self._killing is None:
             what = "is stuck" if self.pulse.ready else "does not get ready"
             _log.log(WARNING, "%s %s: nothing heard of it for %.1f s; ending it", self, what, self.pulse.silent_s)

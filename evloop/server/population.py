@@ -188,7 +188,7 @@ class Population:
                 self._refusals.refuse(connection_factory, sock, address, "too-many-connections", most)
                 return
             per_address = limits.max_connections_per_address
-            if per_address is not None and not expects_header:
+            if per_address is not None and counts.knows_origins and not expects_header:
                 who = origin(family, address, limits.ipv6_prefix_bits)
                 if who is not None and counts.claim_from(who) > per_address:
                     limit = "too-many-connections-from-address"

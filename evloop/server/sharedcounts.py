@@ -15,8 +15,8 @@ is visible to other processors, but by nanoseconds; Python takes longer from the
 
 There are more owners of addresses than there can be columns. Each is given one by a hash; who has the same column
 counts as the same owner, so somebody may be refused too early, and nobody gets more than he may. There are at least
-eight columns for each connection that may be open. So with 10,000 connections two strangers have the same one in one of
-131,072 cases, and it takes so many strangers as are missing to the limit. What a process has itself it knows exactly.
+eight columns for each connection that may be open, so that a column has less than an eighth of a stranger on average,
+and it takes as many of them as are missing to the limit. What a process has itself it knows exactly.
 The hash has a secret key, so that nobody can choose addresses that get in the way of somebody else's.
 """
 
@@ -145,12 +145,16 @@ class SharedCounts:
         connections: that are open, each with the owner of its address.
         waiting: sockets of which it isn't known yet whose they are.
         by_origin: how many connections each owner of addresses has here.
+        knows_origins: whether that is shared, too. It is not if the memory was made when there was no such limit.
     """
 
     def __init__(self, cells: Any, columns: int, row: int, key: bytes = b"") -> None:
         self.connections: dict[Connection, object] = _CountedDict(self.settle)
         self.waiting: set[WaitingSocket] = _CountedSet(self.settle)
-        self.by_origin: Counter[object] = _CountedCounter(self._add_to_origin)
+        self.knows_origins = columns > 1
+        self.by_origin: Counter[object] = Counter()
+        if self.knows_origins:
+            self.by_origin = _CountedCounter(self._add_to_origin)
         self._cells = cells
         self._columns = columns
         self._first = row * columns

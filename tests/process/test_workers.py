@@ -14,7 +14,7 @@ from paths import SERVER
 from processes import Process, listening_socket
 from proxyheaders import v1
 from waiting import DEADLINE_S, wait_until
-from workers import TELLING_SERVER, Service, connections_by_worker, wait_for_workers
+from workers import TELLING_SERVER, Service, alive, answered_by, connections_by_worker, wait_for_workers
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="workers need Unix sockets")
 
@@ -145,3 +145,38 @@ def test_every_kind_of_endpoint_at_once(tmp_path):
         assert not plain.exists()
         assert not secret.exists()
         assert "Traceback" not in server.log
+
+
+@pytest.mark.slow
+def test_nobody_is_lost_when_there_are_ever_more_and_fewer_workers(team):
+    """Clients come all the time; whoever has come is served, and stays."""
+    stay = [team.connect() for _ in range(30)]
+    for signum in [signal.SIGTTOU, signal.SIGTTIN, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTTOU] * 2:
+        team.signal(signum)
+        for _ in range(20):
+            team.ask()
+        for client in stay:
+            answered_by(client)
+    wait_for_workers(team, 2)
+
+
+@pytest.mark.slow
+def test_a_new_service_with_fewer_workers_leaves_nobody_waiting(tmp_path):
+    """It was given more sockets than it has workers for."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"import runpy, sys\nsys.argv[1] = open({str(tmp_path / 'options')!r}).read()\n"
+        f"runpy.run_path({TELLING_SERVER!r}, run_name='__main__')"
+    )
+    (tmp_path / "options").write_text('{"workers": 4}')
+    with Service(0, program=str(program)) as service:
+        (tmp_path / "options").write_text('{"workers": 2}')
+        service.signal(signal.SIGUSR2)
+        service.wait_for_log("upgraded: the new service has pid ")
+        pid = int(service.log.rpartition("has pid ")[2].split(";")[0])
+        try:
+            assert service.wait() == 0
+            assert len({service.ask() for _ in range(60)}) == 2
+        finally:
+            os.kill(pid, signal.SIGTERM)
+            wait_until(lambda: not alive(pid), "the new one has ended")

@@ -191,6 +191,27 @@ def test_addresses_of_one_column_count_as_one_but_for_those_that_a_process_has_i
     service.check(3)
 
 
+def test_owners_of_addresses_are_spread_over_all_columns(memory: CountsMemory):
+    counts = SharedCounts.of(memory, 0)
+    for number in range(12800):
+        counts.by_origin[f"192.0.{number // 256}.{number % 256}"] += 1
+    each = list(memory.cells[1:129])
+    assert sum(each) == 12800
+    assert 40 < min(each) <= max(each) < 180  # 100 on average, with a standard deviation of 10
+    for who in list(counts.by_origin):
+        del counts.by_origin[who]
+    assert not any(memory.cells[1:129])
+
+
+def test_a_limit_for_addresses_that_came_later_holds_in_each_process_for_itself():
+    service = Service(2, columns=1, max_connections=100, max_connections_per_address=1)
+    for process in service.processes:
+        process.accept()
+        process.accept()
+        assert process.open == 1
+    service.check(2)
+
+
 def test_a_connection_whose_protocol_cannot_be_made_does_not_count():
     service = Service(1, columns=2, max_connections=5, max_connections_per_address=5)
     (process,) = service.processes
