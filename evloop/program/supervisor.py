@@ -13,7 +13,7 @@ from evloop.core.loop import Loop
 from evloop.limits import Limits
 from evloop.log import ERROR, INFO, NOTICE, WARNING, Logger
 from evloop.program.crew import Crew
-from evloop.program.messages import Message
+from evloop.program.messages import CONNECTIONS, Message
 from evloop.program.reload import Reload
 from evloop.program.slot import Slot
 from evloop.program.slotsockets import Place, close_all
@@ -120,7 +120,7 @@ class Supervisor(Crew):
             self.accepts_no_more(worker)
             if self._reload is not None:
                 self._reload.made_way(worker)
-        elif message.kind == "moved":
+        elif message.kind in CONNECTIONS:
             heir = worker.successor
             if heir is None or heir.gone:
                 heir = self.next_worker()
