@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable, Sequence
 
 from evloop.core.loop import Loop
@@ -12,6 +13,7 @@ from evloop.program.channel import Channel, channel_pair
 from evloop.program.health import Pulse
 from evloop.program.lifeline import LifeLine
 from evloop.program.messages import Message
+from evloop.program.passing import Passing
 from evloop.program.role import WORKER, Role
 from evloop.program.slotsockets import Place
 from evloop.program.spawn import Child, Children, status_text
@@ -97,6 +99,7 @@ class WorkerProcess:
         self._row: int | None = None
         ours, theirs = channel_pair()
         self._life = LifeLine()
+        self._passing = Passing()
         try:
             role = Role(WORKER, theirs.fileno(), self._life.worker_end, self.name, inherited)
             with theirs:
@@ -104,6 +107,7 @@ class WorkerProcess:
         except BaseException:
             ours.close()
             self._life.close()
+            self._passing.close()
             raise
         self._life.tie(self._child.pid)
         self._channel = Channel(loop, ours, self._heard, lambda: None)
@@ -111,6 +115,7 @@ class WorkerProcess:
         if counts is not None:
             self._row = counts.take_row()
             descriptors.append(counts.descriptor)
+        descriptors.append(self._passing.worker_end)
         self._channel.send(
             "serve",
             descriptors=descriptors,
@@ -131,7 +136,7 @@ class WorkerProcess:
     @property
     def well(self) -> bool:
         """It can be given new connections."""
-        return self.pulse.well and not self.leaving
+        return self.pulse.well and not self.leaving and not self.gone
 
     @property
     def lived_s(self) -> float:
@@ -155,9 +160,17 @@ class WorkerProcess:
 
     # ------------------------------------------------------------------ orders
 
-    def pass_connection(self, place: int, descriptor: int) -> None:
-        """Give it a connection that was accepted from the socket of a place. The descriptor stays the caller's."""
-        self._channel.send("connection", descriptors=[descriptor], place=place)
+    def pass_connection(self, place: int, descriptor: int) -> bool:
+        """Give it a connection that was accepted from the socket of a place. The descriptor stays the caller's.
+
+        Returns:
+            False if it has too many already that it has not taken.
+        """
+        return self._passing.put(place, descriptor)
+
+    def take_back(self) -> list[tuple[int, socket.socket]]:
+        """The connections that it was given and has not taken, and their places: it is held up, or gone."""
+        return self._passing.take_back()
 
     def forward(self, message: Message) -> None:
         """Give it what another one has said, with its descriptors, which are closed here."""
@@ -221,6 +234,7 @@ class WorkerProcess:
         if self._killing is not None:
             self._killing.cancel()
         self._on_end(self, status)
+        self._passing.close()
 
     def how_it_ended(self, status: int) -> str:
         """As a sentence for people."""
