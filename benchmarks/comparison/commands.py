@@ -19,13 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.paths import ROOT
-from benchmarks.common.processes import pinned_to
 from benchmarks.comparison.payload import make_messages
 from benchmarks.comparison.reloading import ReloadError, reload
 from benchmarks.comparison.runner import RunError, cores, memory_bytes, running, settled
 from benchmarks.comparison.scenarios import HUGE_TEXTS
 from benchmarks.peers.registry import OURS, PEERS
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.processes import pinned_to
 
 Figures = dict[str, dict[str, float]]
 

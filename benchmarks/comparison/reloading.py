@@ -27,9 +27,9 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.common.paths import ROOT
-from benchmarks.common.processes import NotStarted, started
 from benchmarks.peers.registry import OURS
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.processes import NotStarted, started
 
 Figures = dict[str, dict[str, float]]
 

@@ -23,6 +23,7 @@ SLOW = {
     "copy",
     "dataclasses",
     "datetime",
+    "difflib",
     "email",
     "http",
     "importlib.metadata",

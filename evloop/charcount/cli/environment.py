@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 
-from evloop.charcount.cli.arguments import CommandParser
+from evloop.charcount.cli.arguments import CommandParser, did_you_mean
 from evloop.charcount.cli.settings import SETTINGS, as_text, from_list
 
 _PREFIX = "CHARCOUNT_"
@@ -95,7 +95,8 @@ def _parse_variables(parser: CommandParser, environ: Mapping[str, str], files: M
         setting = _VARIABLES.get(variable)
         if setting is None:
             # A limit that is misspelled is a limit that isn't there.
-            parser.error("there is no such setting")
+            guess = did_you_mean([variable], _VARIABLES)
+            parser.error("there is no such setting" + (f" ({guess})" if guess else ""))
         if setting.is_list:
             parser.parse_args([f"{setting.option}={item}" for item in from_list(value)], preset)
             continue

@@ -65,6 +65,12 @@ def make_parser() -> CommandParser:
         "another, but stops it if its terminal was closed; SIGUSR2 has the program that is on disk now take over. "
         "Exit status: 0 stopped, 1 stopped with connections aborted, 2 wrong usage, 3 cannot listen, "
         "5 certificates or keys cannot be used.",
+        examples=(
+            (f"{_COMMAND} --port 8000", "for the programs of this machine"),
+            (f"{_COMMAND} --listen tls:0.0.0.0:8443 --tls-cert server.pem", "for other machines too, by TLS"),
+            (f"CHARCOUNT_MAX_CONNECTIONS=500 {_COMMAND} --check-config", "could it start with these settings?"),
+        ),
+        documentation=f"man {_COMMAND}; docs/operations.md, docs/protocol.md, docs/tls.md",
     )
     groups = {setting.group: parser.add_argument_group(setting.group) for setting in SETTINGS}
     for setting in SETTINGS:
