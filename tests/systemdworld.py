@@ -7,6 +7,7 @@ its first process is killed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -48,20 +49,25 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=tests "$4" --system --u
     --log-target=null --show-status=no
 """
 
+_UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--net", "--uts", "--ipc"]
+
 _TARGET = "[Unit]\nDescription=Nothing but what the tests start\nDefaultDependencies=no\n"
 # What units wait for as a rule is none of this business, and there is no journal.
 _ALL_UNITS = "[Unit]\nDefaultDependencies=no\n"
 _ALL_SERVICES = f"{_ALL_UNITS}[Service]\nStandardOutput=append:/mnt/tests/log\nStandardError=append:/mnt/tests/log\n"
 
 
+@functools.cache
 def why_not() -> str | None:
     """Why it can't be booted here, if it can't."""
-    if sys.platform != "linux" or SYSTEMD is None or shutil.which("unshare") is None or shutil.which("nsenter") is None:
-        return "systemd, unshare and nsenter are needed"
+    if sys.platform != "linux" or SYSTEMD is None or not all(map(shutil.which, ("unshare", "nsenter", "setpriv"))):
+        return "systemd, unshare, nsenter and setpriv are needed"
     if os.geteuid() != 0:
         return "it takes root"
     if _cgroup() is None:
         return "there is no cgroup v2"
+    if subprocess.run([*_UNSHARE, "true"], capture_output=True).returncode != 0:
+        return "there may be no new namespaces"
     return None
 
 
@@ -94,7 +100,7 @@ class System:
         assert root is not None
         self._cgroup = root / f"evloop-tests-{os.getpid()}"
         self._cgroup.mkdir()
-        command = ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--net", "--uts", "--ipc", "--kill-child"]
+        command = ["setpriv", "--pdeathsig", "KILL", *_UNSHARE, "--kill-child"]  # whatever happens to the tests
         enter = f'echo $$ > {self._cgroup}/cgroup.procs; exec "$@"'
         arguments = [str(ROOT), sys.base_prefix, str(folder), str(SYSTEMD)]
         with (folder / "log").open("w") as log:

@@ -104,6 +104,12 @@ class Channel:
         self.send(message.kind, message.payload, message.descriptors, **message.fields)
         _close_all(message.descriptors)
 
+    def flush(self) -> bool:
+        """Offer the kernel once more what it has not taken. Whether it has taken some now."""
+        before = self.unsent_bytes
+        self._flush()
+        return self.unsent_bytes < before
+
     def _send_some(self, data: memoryview, descriptors: Sequence[int]) -> int:
         try:
             if descriptors:

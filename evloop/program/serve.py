@@ -84,7 +84,8 @@ def serve(
             supervisor holds the sockets, and starts this program again for each worker, which comes to here as well,
             and serves. So what stands before ``serve`` runs in each of them, and ``on_start`` in the workers only.
             SIGHUP replaces them one after another (see docs/operations.md).
-        on_listening: called with the addresses once it listens. Default: they are printed on stderr.
+        on_listening: called with the addresses once it listens. Default: they are printed on stderr, inherited sockets
+            with the names that ``LISTEN_FDNAMES`` gives them.
         on_start: called with loop and server before the loop runs: for timers, outgoing connections, other servers.
             Servers that it returns, in a list, are stopped together with the first one.
 
@@ -113,7 +114,7 @@ def serve(
                 servers = [Server(loop, protocol_factory, limits, proxy_from=proxy_from, counts=counts)]
                 if role is not None:
                     (worker or heritage).equip(servers[0])  # type: ignore[union-attr]
-                addresses = _listen(servers[0], host, port, tls, unix)
+                addresses = _listen(servers[0], host, port, tls, unix, on_listening is None)
                 more = None if on_start is None else on_start(loop, servers[0])
                 servers += more or ()
                 if worker is not None:
@@ -173,11 +174,11 @@ def _supervise(
     try:
         inherited = _inherited(host, port)
         try:
-            where = dict.fromkeys(inherited or [endpoint_to_listen_on(host, port)], "")
+            names = inherited or {endpoint_to_listen_on(host, port): ""}
         except EndpointError as error:
             raise ListenError(str(error)) from None
         supervisor = supervise(
-            where,
+            {endpoint: _note(endpoint, name) if on_listening is None else "" for endpoint, name in names.items()},
             workers,
             limits,
             on_listening or _say_where,
@@ -198,6 +199,11 @@ def _say_where(addresses: list[str]) -> None:
     say("listening on " + ", ".join(addresses))
 
 
+def _note(endpoint: Endpoint, name: str) -> str:
+    """What is shown behind the address of a socket that has a name."""
+    return f" ({endpoint}, {name if name.isprintable() else ascii(name)})" if name else ""
+
+
 def _inherited(host: str | Endpoint | None, port: int | None) -> dict[Endpoint, str]:
     """The sockets that the process was started with, if nobody says where to listen."""
     if host is None and port is None and "LISTEN_PID" in os.environ:
@@ -213,10 +219,15 @@ def _listen(
     port: int | None,
     tls: TLSServerSettings | None,
     unix: UnixAccess | None,
+    with_names: bool,
 ) -> list[str]:
     inherited = _inherited(host, port)
     if inherited:
-        return [address for endpoint in inherited for address in server.listen(endpoint, tls=tls, unix=unix)]
+        return [
+            address + (_note(endpoint, name) if with_names else "")
+            for endpoint, name in inherited.items()
+            for address in server.listen(endpoint, tls=tls, unix=unix)
+        ]
     try:
         return server.listen(host, port, tls=tls, unix=unix)
     except EndpointError as error:

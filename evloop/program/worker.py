@@ -101,7 +101,10 @@ class Worker:
         self.counts: SharedCounts | None = None
         row = told.fields.get("row")
         if row is not None and len(told.descriptors) > len(places):
-            self.counts = SharedCounts.of(CountsMemory(told.descriptors[len(places)]), row)
+            try:
+                self.counts = SharedCounts.of(CountsMemory(told.descriptors[len(places)]), row)
+            except OSError as error:
+                _log.log(WARNING, "the limits of connections hold for this worker alone: %s", error.strerror or error)
         self._passed_by = told.descriptors[-1]
         self._passed: Passed | None = None
         self._beat_s = float(told.fields.get("beat_s", BEAT_S))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -9,10 +10,10 @@ from collections.abc import Callable, Sequence
 from evloop.core.loop import Loop
 from evloop.core.timers import Timer
 from evloop.log import WARNING, Logger
-from evloop.program.channel import Channel, channel_pair
+from evloop.program.channel import Channel, MessageReader, channel_pair
 from evloop.program.health import Pulse
 from evloop.program.lifeline import LifeLine
-from evloop.program.messages import Message
+from evloop.program.messages import Message, MessageError
 from evloop.program.passing import Passing
 from evloop.program.role import WORKER, Role
 from evloop.program.slotsockets import Place
@@ -52,7 +53,8 @@ class WorkerProcess:
         pulse: a new one.
         counts: what the workers count together; None if each has limits of its own. It gets a row there while it lives.
         on_ready: called once, when it serves.
-        on_message: called with each message that is not for this class.
+        on_message: called with each message that is not for this class; after its end also with the connections that it
+            was sent in the middle of their life and has not read.
         on_end: called once when it has ended, after all that it had said, with its exit status as `subprocess` has it.
 
     Attributes:
@@ -102,18 +104,21 @@ class WorkerProcess:
         self._passing = Passing()
         try:
             role = Role(WORKER, theirs.fileno(), self._life.worker_end, self.name, inherited)
-            with theirs:
-                self._child: Child = children.start(role, [theirs.fileno(), self._life.worker_end], self._ended)
+            self._child: Child = children.start(role, [theirs.fileno(), self._life.worker_end], self._ended)
         except BaseException:
+            theirs.close()
             ours.close()
             self._life.close()
             self._passing.close()
             raise
         self._life.tie(self._child.pid)
         self._channel = Channel(loop, ours, self._heard, lambda: None)
+        # Kept, so that what the worker was sent and had not read when it died is not lost with it.
+        self._its_end = theirs
         descriptors = [place.socket_of(slot).fileno() for place in places]
         if counts is not None:
             self._row = counts.take_row()
+        if counts is not None and self._row is not None:
             descriptors.append(counts.descriptor)
         descriptors.append(self._passing.worker_end)
         self._channel.send(
@@ -227,6 +232,7 @@ class WorkerProcess:
     def _ended(self, status: int) -> None:
         self.gone = True
         self._channel.receive_all()  # what it said last: there may be connections in it
+        unread = self._unread()
         self._channel.close()
         self._life.close()
         if self._counts is not None and self._row is not None:
@@ -235,6 +241,33 @@ class WorkerProcess:
             self._killing.cancel()
         self._on_end(self, status)
         self._passing.close()
+        for message in unread:
+            self._on_message(self, message)
+
+    def _unread(self) -> list[Message]:
+        """Connections that it was sent and has not read."""
+        found: list[Message] = []
+        with self._its_end:
+            self._its_end.setblocking(False)
+            reader = MessageReader(self._its_end)
+            while True:
+                try:
+                    message = reader.read()
+                except BlockingIOError:
+                    if self._channel.flush():  # of what the kernel had no room for
+                        continue
+                    break
+                except (OSError, MessageError):  # it had read one in part
+                    break
+                if message is None:
+                    break
+                if message.kind == "moved":
+                    found.append(message)
+                else:
+                    for descriptor in message.descriptors:
+                        os.close(descriptor)
+            reader.close()
+        return found
 
     def how_it_ended(self, status: int) -> str:
         """As a sentence for people."""

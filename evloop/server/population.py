@@ -163,7 +163,9 @@ class Population:
         connection.proxy_header = header
         if self.looks_for_headers and header is None:
             self._look_at_first_data(connection, self.proxy_option)
-        self._let_in(connection, who)
+        if who is not None:
+            self._by_origin[who] += 1
+        self.connections[connection] = who
         try:
             connection.open()
         except OSError as error:
@@ -199,11 +201,6 @@ class Population:
             counts.settle()
             if who is not None:
                 counts.settle_from(who)
-
-    def _let_in(self, connection: Connection, who: object) -> None:
-        if who is not None:
-            self._by_origin[who] += 1
-        self.connections[connection] = who
 
     # ------------------------------------------------------------------ connections that move
 
@@ -267,7 +264,9 @@ class Population:
             sock.close()
             self.loop.log_exception(error, "connection %s closed: it could not be taken over", facts.get("peer"))
             return
-        self._let_in(connection, who)
+        if who is not None:
+            self._by_origin[who] += 1
+        self.connections[connection] = who
         try:
             moving.restore(connection, dumped)
             self._sweeper.restore(connection, facts["waits"])

@@ -159,6 +159,7 @@ class SharedCounts:
         self._columns = columns
         self._first = row * columns
         self._key = key
+        self._last_column: tuple[object, int] = (None, 0)
         self.settle()
 
     @classmethod
@@ -195,6 +196,13 @@ class SharedCounts:
         self._cells[self._first + self._column(who)] += change
 
     def _column(self, who: object) -> int:
+        last, column = self._last_column
+        if who != last:  # it is asked for several times for each connection, one after another
+            column = self._find_column(who)
+            self._last_column = (who, column)
+        return column
+
+    def _find_column(self, who: object) -> int:
         # Here, as it is only needed by who limits addresses: it loads OpenSSL. Python's own hash has another key in
         # each process, if it has one at all.
         from hashlib import blake2b

@@ -6,6 +6,7 @@ What happens to a connection in each state is in test_handover.py.
 from __future__ import annotations
 
 import re
+import select
 import shutil
 import signal
 import socket
@@ -177,6 +178,32 @@ def test_112_tls_ends_in_order_in_a_reload(reloaded, tmp_path):
     with connect() as late:
         late.sendall(b"abc\n")
         assert late.recv(10) == b"3\n"
+
+
+# ---------------------------------------------------------------------- 114
+
+
+@pytest.mark.slow
+def test_114_connections_that_a_dead_worker_was_sent_are_not_lost(reloaded, tmp_path):
+    path = str(tmp_path / "socket")  # of a Unix socket the supervisor passes each connection to a worker
+    service = reloaded("--listen", f"unix:{path}", "--workers", "2", "--log-level", "info")
+    for _ in range(20):
+        victim = service.process.psutil.children()[0]
+        wait_until(lambda: len(service.process.psutil.children()) == 2, "two workers")
+        victim.suspend()
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(8)]
+        for client in clients:
+            client.settimeout(DEADLINE_S)
+            client.connect(path)
+            client.sendall(b"abc\n")
+        passed = sum(not select.select([client], [], [], 0.1)[0] for client in clients)
+        victim.kill()
+        for client in clients:
+            assert client.recv(10) == b"3\n"
+            client.close()
+        if passed:
+            return
+    pytest.fail("none was ever passed to the worker that did not read")
 
 
 # ---------------------------------------------------------------------- 113, 115

@@ -278,6 +278,17 @@ def memory() -> Iterator[CountsMemory]:
         pass
 
 
+def test_where_there_is_no_memfd_it_is_a_file_without_a_name(monkeypatch):
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    memory = CountsMemory.create(2)
+    other = CountsMemory(os.dup(memory.descriptor))
+    memory.cells[1] = 3
+    assert list(other.cells) == [0, 3]
+    assert not os.get_inheritable(memory.descriptor)
+    other.close()
+    memory.close()
+
+
 def test_another_process_sees_the_same_numbers(memory: CountsMemory):
     assert memory.columns == 129  # 8 for each connection, a power of two, and the number of all
     memory.cells[5] = 7
