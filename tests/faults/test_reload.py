@@ -146,6 +146,44 @@ def test_110_reloads_and_upgrades_are_noticed_by_nobody(reloaded, tmp_path, work
         assert late.recv(10) == b"3\n"
 
 
+# ---------------------------------------------------------------------- 111
+
+
+@pytest.mark.slow
+def test_111_message_in_a_stream_at_full_speed_goes_along(reloaded):
+    service = reloaded("--listen", "127.0.0.1:0", "--workers", "2", "--log-level", "info")
+    sizes = [size % 70 for size in range(5000)]
+    lines = b"".join(b"x" * size + b"\n" for size in sizes)
+    replies = b"".join(b"%d\n" % size for size in sizes) * 2
+    sent = received = 0
+    orders = [service.begin_reload, service.begin_upgrade, service.begin_reload]
+    done: Callable[[], bool] = lambda: True  # noqa: E731
+    with socket.create_connection(service.process.address) as sock:
+        sock.setblocking(False)
+        while orders or not done() or received < sent // len(lines) * (len(replies) // 2):
+            if orders and done() and received > 1_000_000 * (4 - len(orders)):
+                done = orders.pop(0)()
+            try:
+                if orders or not done() or sent % len(lines):  # to the end of a round of lines
+                    sent += sock.send(lines[sent % len(lines) :][:50_001])  # cut anywhere in a line
+            except BlockingIOError:
+                pass
+            try:
+                data = sock.recv(1 << 20)
+            except BlockingIOError:
+                continue
+            assert data
+            start = received % (len(replies) // 2)
+            while data:
+                piece, data = data[: len(replies) // 2], data[len(replies) // 2 :]
+                assert piece == replies[start : start + len(piece)]
+                start = (start + len(piece)) % (len(replies) // 2)
+                received += len(piece)
+    moved = sum(map(int, re.findall(r"(\d+) connections handed over", service.process.log)))
+    assert moved == 3
+    assert "; 0 are drained" in service.process.log
+
+
 # ---------------------------------------------------------------------- 112
 
 
