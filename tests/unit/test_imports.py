@@ -96,6 +96,7 @@ ORDER = [
     "evloop.program.cores",
     "evloop.program.lifeline",
     "evloop.program.spawn",
+    "evloop.program.passing",
     "evloop.program.slotsockets",
     "evloop.program.worker",
     "evloop.program.workerprocess",
