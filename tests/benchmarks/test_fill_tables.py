@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import fill_tables
-from benchmarks.common.paths import ROOT
-from benchmarks.common.streams import EXIT_CANNOT_RUN
 from benchmarks.comparison.files import as_document
 from benchmarks.comparison.results import Results
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.streams import EXIT_CANNOT_RUN
 
 MACHINE = {"cpu": "some", "cores": 2, "kernel": "some", "python": "some", "commit": "some", "versions": {}}
 RESULTS = ROOT / "docs" / "results" / "versus.json"

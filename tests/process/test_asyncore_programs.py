@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from benchmarks.loadgen.target import free_port
 from clients import Client
 from evloop.compat import asynchat, asyncore
+from evloop_bench.loadgen.target import free_port
 from paths import ROOT
 from processes import Process
 from waiting import wait_until

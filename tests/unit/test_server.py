@@ -203,7 +203,7 @@ def test_what_cannot_be_listened_on_leaves_nothing_behind(monkeypatch):
 
     monkeypatch.setattr(loop.poller, "register", once)
     monkeypatch.setattr(loop.poller, "watch", lambda fd, events, handler: registered.append(-fd))
-    monkeypatch.setattr("evloop.server.server.open_endpoint", lambda *args: [loop.pair()[0] for _ in range(3)])
+    monkeypatch.setattr(server, "open_endpoint", lambda *args: [loop.pair()[0] for _ in range(3)])
     with pytest.raises(ListenError, match=r"^cannot wait for connections: no memory for watches$"):
         server.listen()
     assert server.listeners == []
