@@ -7,10 +7,8 @@ from itertools import groupby
 
 from evloop.net.buffers import as_bytes
 from evloop.net.protocol import Protocol
-from evloop.net.state import State
+from evloop.protocols.answers import answer_each
 from evloop.protocols.lineframer import LineFramer
-
-_OPEN = State.OPEN
 
 
 class LineProtocol(Protocol):
@@ -48,23 +46,7 @@ class LineProtocol(Protocol):
 
         The default calls `on_line` for each, until one of them closes the connection.
         """
-        connection = self.connection
-        on_line = self.on_line
-        outer = connection.batch
-        connection.batch = replies = []  # what on_line writes is to stand among what it returns
-        try:
-            for line in lines:
-                reply = on_line(line)
-                if reply:
-                    replies.append(reply)
-                if connection.state is not _OPEN and connection.closing:
-                    break
-        finally:
-            connection.batch = outer
-        try:
-            return b"".join(replies)
-        except TypeError:  # one of them is no bytes: say which
-            return b"".join([as_bytes(reply, on_line) for reply in replies])
+        return answer_each(self.connection, self.on_line, lines)
 
     def on_overlong_line(self) -> bytes | None:
         """A line of more than `max_line_bytes` has been dropped, in its place among the others."""
@@ -86,7 +68,10 @@ class LineProtocol(Protocol):
     def _deliver(self, lines: list[bytes | None]) -> bytes | None:
         self._lines += len(lines)
         if None not in lines:
-            return as_bytes(self.on_lines(lines) or b"", self.on_lines) if lines else None  # type: ignore[arg-type]
+            if not lines:
+                return None
+            reply = self.on_lines(lines)  # type: ignore[arg-type]
+            return reply if type(reply) is bytes or not reply else as_bytes(reply, self.on_lines)
         connection = self.connection
         outer = connection.batch
         connection.batch = replies = []

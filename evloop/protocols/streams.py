@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from evloop.protocols.framings import Framing
+
 
 class Stream(Conversation):
     """Both directions of a connection, for tasks. One of them may read at a time, any may write.
@@ -43,6 +45,18 @@ class Stream(Conversation):
     def batches(self) -> AsyncIterator[list[bytes]]:
         """As `lines`, but all lines that are there at once, in a list: the fastest way to answer many."""
         return _Batches(self)
+
+    def messages(self, framing: Framing, limit_bytes: int = 65536) -> AsyncIterator[bytes]:
+        """``async for message in stream.messages(LengthPrefix(4)):`` each message that says how long it is.
+
+        To answer, ``stream.write(framing.wrap(reply))``. One after another, as with `lines`: ``anext``.
+
+        Raises:
+            LimitError: a message is longer than ``limit_bytes``.
+            FramingError: what comes is none.
+            IncompleteReadError: the stream ended in the middle of one.
+        """
+        return _Messages(self, framing, limit_bytes)
 
     async def read(self, at_most: int = 65536) -> bytes:
         """What has arrived, at least one byte; empty at the end of the stream."""
@@ -201,3 +215,36 @@ class _Batches:
                 await stream
                 if not stream._cut():
                     raise StopAsyncIteration
+
+
+class _Messages:
+    """What `Stream.messages` returns. It holds nothing of the stream, as `_Lines`."""
+
+    __slots__ = ("_framing", "_limit_bytes", "_stream")
+
+    def __init__(self, stream: Stream, framing: Framing, limit_bytes: int) -> None:
+        self._stream = stream
+        self._framing = framing
+        self._limit_bytes = limit_bytes
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        stream = self._stream
+        held = stream._unread.as_bytes()
+        if not held:
+            await stream
+            data = stream._take_arrived()
+            if not data:
+                raise StopAsyncIteration
+            held += data
+        while True:
+            start, end, after = self._framing.locate(held, 0, self._limit_bytes)
+            if after <= len(held):
+                break
+            while len(held) < after:
+                await stream._more_onto(held)
+        message = bytes(held[start:end])
+        del held[:after]
+        return message

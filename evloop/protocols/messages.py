@@ -1,0 +1,98 @@
+"""A protocol whose messages say how long they are."""
+
+from __future__ import annotations
+
+from evloop.errors import FramingError, IncompleteReadError, LimitError
+from evloop.log import WARNING
+from evloop.net.buffers import as_bytes
+from evloop.net.protocol import Protocol
+from evloop.protocols.answers import answer_each
+from evloop.protocols.framings import Framing, MessageFramer
+
+
+class MessageProtocol(Protocol):
+    """A protocol whose messages say how long they are.
+
+    Attributes:
+        framing: how they do it: `LengthPrefix`, `VarintPrefix`, `Netstring`, or one of your own. What is sent is
+            wrapped by ``self.framing.wrap(message)``.
+        max_message_bytes: the longest message accepted. 64 KiB, as a message is held in memory until it is complete,
+            for each connection. A longer one is counted as ``max-message`` in the server's statistics.
+    """
+
+    __slots__ = ("_framer", "_messages")
+
+    framing: Framing
+    max_message_bytes = 65536
+    _framer: MessageFramer
+    _messages: int
+
+    def __getattr__(self, name: str) -> object:
+        # Made when they are first asked for, and not in __init__, which subclasses have and forget to call.
+        if name == "_framer":
+            self._framer = MessageFramer(self.framing, self.max_message_bytes)
+            return self._framer
+        if name == "_messages":
+            self._messages = 0
+            return 0
+        if name == "framing":
+            raise AttributeError(f"{type(self).__name__} does not say how its messages are framed: set its `framing`")
+        return super().__getattr__(name)
+
+    def on_message(self, message: bytes) -> bytes | None:
+        """A message has arrived, without its head."""
+        return None
+
+    def on_messages(self, messages: list[bytes]) -> bytes | None:
+        """Whole messages, in order: all of a received chunk, or of a piece of it. Override it instead of `on_message`
+        for speed.
+
+        The default calls `on_message` for each, until one of them closes the connection.
+        """
+        return answer_each(self.connection, self.on_message, messages)
+
+    def on_bad_message(self, error: LimitError | FramingError | IncompleteReadError) -> bytes | None:
+        """No more messages will come: one was too long, or was none, or the stream has ended in the middle of one.
+
+        What is returned is sent; then the connection is closed.
+        """
+        return None
+
+    def on_data(self, data: bytes) -> bytes | None:
+        framer = self._framer
+        messages = framer.feed(data)
+        reply = None
+        if messages:
+            self._messages += len(messages)
+            reply = self.on_messages(messages)
+            if type(reply) is not bytes and reply:
+                reply = as_bytes(reply, self.on_messages)
+        return reply if framer.error is None else self._end(framer.error, reply)
+
+    def on_eof(self) -> bytes | None:
+        """Calls `on_bad_message` if a message has begun. Call it if you override it."""
+        try:
+            self._framer.finish()
+        except IncompleteReadError as error:
+            return self._last_words(error)
+        return None
+
+    def held_bytes(self) -> int:
+        return self._framer.held_bytes
+
+    def message_in_progress(self) -> int | None:
+        return self._messages if self._framer.in_message else None
+
+    def _end(self, error: LimitError | FramingError, reply: bytes | None) -> bytes | None:
+        connection = self.connection
+        if connection.closing:  # by a message before the bad one
+            return reply
+        if isinstance(error, LimitError):
+            connection.count_limit(error.limit)
+        connection.loop.log_limited(WARNING, "connection %s ended: %s", connection.peer, error)
+        return (reply or b"") + self._last_words(error)
+
+    def _last_words(self, error: LimitError | FramingError | IncompleteReadError) -> bytes:
+        reply = self.on_bad_message(error)
+        self.connection.close()
+        return as_bytes(reply, self.on_bad_message) if reply else b""
