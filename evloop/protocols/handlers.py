@@ -188,8 +188,7 @@ async def connect(*where: Any, **options: Any) -> Stream:
         await park(task)
     except BaseException:
         attempt.cancel()
-        if hasattr(stream, "connection"):
-            stream.abort()
+        stream.abort()
         raise
     finally:
         del stream._opener  # it refers to this frame

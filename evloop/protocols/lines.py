@@ -10,6 +10,10 @@ from evloop.net.protocol import Protocol
 from evloop.protocols.answers import answer_each
 from evloop.protocols.lineframer import LineFramer
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Self
+
 
 class LineProtocol(Protocol):
     """A protocol whose messages are lines.
@@ -23,18 +27,16 @@ class LineProtocol(Protocol):
 
     message_end = b"\n"
     max_line_bytes = 65536
-    _framer: LineFramer
+    _framer: LineFramer | None
     _lines: int
 
-    def __getattr__(self, name: str) -> object:
-        # Made when they are first asked for, and not in __init__, which subclasses have and forget to call.
-        if name == "_framer":
-            self._framer = LineFramer(self.max_line_bytes)
-            return self._framer
-        if name == "_lines":
-            self._lines = 0
-            return 0
-        return super().__getattr__(name)
+    # Not in __init__, which subclasses have and forget to call; and the framer when there is something for it to do, as
+    # the limit may be set until then.
+    def __new__(cls, *args: object, **named: object) -> Self:
+        protocol = super().__new__(cls)
+        protocol._framer = None
+        protocol._lines = 0
+        return protocol
 
     def on_line(self, line: bytes) -> bytes | None:
         """A line has arrived, without its LF or CR LF."""
@@ -53,17 +55,20 @@ class LineProtocol(Protocol):
         return None
 
     def on_data(self, data: bytes) -> bytes | None:
-        return self._deliver(self._framer.feed(data))
+        framer = self._framer
+        if framer is None:
+            framer = self._framer = LineFramer(self.max_line_bytes)
+        return self._deliver(framer.feed(data))
 
     def on_eof(self) -> bytes | None:
         """Delivers an unterminated last line. Call it if you override it."""
-        return self._deliver(self._framer.finish())
+        return None if self._framer is None else self._deliver(self._framer.finish())
 
     def held_bytes(self) -> int:
-        return self._framer.held_bytes
+        return 0 if self._framer is None else self._framer.held_bytes
 
     def message_in_progress(self) -> int | None:
-        return self._lines if self._framer.in_line else None
+        return self._lines if self._framer is not None and self._framer.in_line else None
 
     def _deliver(self, lines: list[bytes | None]) -> bytes | None:
         self._lines += len(lines)

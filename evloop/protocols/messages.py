@@ -9,6 +9,10 @@ from evloop.net.protocol import Protocol
 from evloop.protocols.answers import answer_each
 from evloop.protocols.framings import Framing, MessageFramer
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Self
+
 
 class MessageProtocol(Protocol):
     """A protocol whose messages say how long they are.
@@ -24,20 +28,15 @@ class MessageProtocol(Protocol):
 
     framing: Framing
     max_message_bytes = 65536
-    _framer: MessageFramer
+    _framer: MessageFramer | None
     _messages: int
 
-    def __getattr__(self, name: str) -> object:
-        # Made when they are first asked for, and not in __init__, which subclasses have and forget to call.
-        if name == "_framer":
-            self._framer = MessageFramer(self.framing, self.max_message_bytes)
-            return self._framer
-        if name == "_messages":
-            self._messages = 0
-            return 0
-        if name == "framing":
-            raise AttributeError(f"{type(self).__name__} does not say how its messages are framed: set its `framing`")
-        return super().__getattr__(name)
+    # As in `LineProtocol`.
+    def __new__(cls, *args: object, **named: object) -> Self:
+        protocol = super().__new__(cls)
+        protocol._framer = None
+        protocol._messages = 0
+        return protocol
 
     def on_message(self, message: bytes) -> bytes | None:
         """A message has arrived, without its head."""
@@ -60,6 +59,8 @@ class MessageProtocol(Protocol):
 
     def on_data(self, data: bytes) -> bytes | None:
         framer = self._framer
+        if framer is None:
+            framer = self._framer = self._make_framer()
         messages = framer.feed(data)
         reply = None
         if messages:
@@ -72,16 +73,22 @@ class MessageProtocol(Protocol):
     def on_eof(self) -> bytes | None:
         """Calls `on_bad_message` if a message has begun. Call it if you override it."""
         try:
-            self._framer.finish()
+            if self._framer is not None:
+                self._framer.finish()
         except IncompleteReadError as error:
             return self._last_words(error)
         return None
 
     def held_bytes(self) -> int:
-        return self._framer.held_bytes
+        return 0 if self._framer is None else self._framer.held_bytes
 
     def message_in_progress(self) -> int | None:
-        return self._messages if self._framer.in_message else None
+        return self._messages if self._framer is not None and self._framer.in_message else None
+
+    def _make_framer(self) -> MessageFramer:
+        if not hasattr(self, "framing"):
+            raise TypeError(f"{type(self).__name__} does not say how its messages are framed: set its `framing`")
+        return MessageFramer(self.framing, self.max_message_bytes)
 
     def _end(self, error: LimitError | FramingError, reply: bytes | None) -> bytes | None:
         connection = self.connection

@@ -185,8 +185,12 @@ class _Lines:
 async def _each_line(stream: Stream) -> AsyncIterator[bytes]:
     unread = stream._unread
     while True:
-        for line in unread.lines:
+        lines = unread.lines
+        for line in lines:
             yield line
+        if unread.lines is not lines:
+            continue  # the one who goes over them has read by other ways, too, and left some
+        del lines  # a wait may be long, and there may be many who wait
         if unread.nothing() or not unread.cut_again():
             await stream
             if not stream._cut():
@@ -194,15 +198,15 @@ async def _each_line(stream: Stream) -> AsyncIterator[bytes]:
 
 
 class _Batches:
-    """What `Stream.batches` returns."""
+    """What `Stream.batches` returns: as `_Lines`."""
 
     __slots__ = ("_stream",)
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[list[bytes]]:
+        return _each_batch(self._stream)
 
     async def __anext__(self) -> list[bytes]:
         stream = self._stream
@@ -210,11 +214,25 @@ class _Batches:
             lines = list(stream._unread.lines)
             if lines:
                 return lines
-            del lines  # a wait may be long, and there may be many who wait
+            del lines  # as in `_each_line`
             if not stream._cut_again():
                 await stream
                 if not stream._cut():
                     raise StopAsyncIteration
+
+
+async def _each_batch(stream: Stream) -> AsyncIterator[list[bytes]]:
+    unread = stream._unread
+    while True:
+        lines = list(unread.lines)
+        if lines:
+            yield lines
+            continue
+        del lines  # as in `_each_line`
+        if unread.nothing() or not unread.cut_again():
+            await stream
+            if not stream._cut():
+                return
 
 
 class _Messages:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import struct
-import sys
 from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bytecodes import instructions
 from evloop import (
     Framing,
     FramingError,
@@ -217,24 +217,6 @@ class CountedBytes(Framing):
         self.asked += 1
         self.shown += len(data) - at
         return self.inner.locate(data, at, limit_bytes)
-
-
-def instructions(function: Callable[[], object]) -> int:
-    """How many bytecodes a function takes, counted."""
-    count = 0
-
-    def trace(frame, event, argument):
-        nonlocal count
-        frame.f_trace_opcodes = True
-        count += 1
-        return trace
-
-    sys.settrace(trace)
-    try:
-        function()
-    finally:
-        sys.settrace(None)
-    return count
 
 
 @each_framing

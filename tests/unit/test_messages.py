@@ -213,7 +213,7 @@ def test_a_message_in_progress_has_a_number_that_changes_with_each():
 
 
 def test_a_protocol_without_a_framing_says_so():
-    with pytest.raises(AttributeError, match="Nameless does not say how its messages are framed: set its `framing`"):
+    with pytest.raises(TypeError, match="Nameless does not say how its messages are framed: set its `framing`"):
         MemoryStream(type("Nameless", (MessageProtocol,), {})()).feed(b"x")
 
 
