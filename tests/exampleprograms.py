@@ -7,7 +7,9 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +52,7 @@ class Example:
 
 
 @pytest.fixture
-def example() -> Iterator[type[Example]]:
+def example() -> Iterator[Callable[..., Example]]:
     running: list[Example] = []
 
     def run(name: str, *arguments: str) -> Example:
@@ -72,7 +74,7 @@ def needs(program: str) -> str:
 
 
 @pytest.fixture
-def web(tmp_path) -> Iterator[int]:
+def web(tmp_path: Path) -> Iterator[int]:
     """Python's own web server: its port."""
     (tmp_path / "page").write_bytes(b"0123456789" * 100_000)
     with socket.socket() as sock:
@@ -97,5 +99,5 @@ def listens(port: int) -> bool:
     return True
 
 
-def curl(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([needs("curl"), "-sS", *arguments], capture_output=True, timeout=DEADLINE_S, **options)
+def curl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([needs("curl"), "-sS", *arguments], capture_output=True, timeout=DEADLINE_S)
