@@ -7,6 +7,7 @@ connection. What counts is the ratio of requests a second within a round: a busy
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 import shutil
@@ -79,6 +80,8 @@ def requests_per_second(port: int, pipeline: int, requests: int, clients: int) -
     if done.returncode or [name.lower() for name in rates] != TESTS.split(","):
         said = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
         raise NotMeasured(f"redis-benchmark ended with status {done.returncode} and said: {said[-1]}")
+    if not all(0 < rate < math.inf for rate in rates.values()):  # it counts whole milliseconds
+        raise NotMeasured("a run was too short to be measured: ask for more --requests")
     return rates
 
 

@@ -96,6 +96,7 @@ def test_check_says_which_document_differs(tmp_path: Path, capsys: pytest.Captur
     assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == [
         "docs/analysis.md",
         "docs/analysis.id.md",
+        "docs/performance.md",
     ]
 
 

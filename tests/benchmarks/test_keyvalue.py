@@ -24,7 +24,7 @@ def keyvalue(*arguments: str, path: str | None = None) -> subprocess.CompletedPr
 def test_both_servers_in_turns_with_one_and_sixteen_in_flight() -> None:
     if shutil.which("redis-server") is None or shutil.which("redis-benchmark") is None:
         pytest.skip("redis is not installed")
-    done = keyvalue("--rounds", "1", "--requests", "500", "--clients", "5")
+    done = keyvalue("--rounds", "1", "--requests", "4000", "--clients", "5")
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"^\| (\w+) \| (\d+) \| ([\d,]+) \| ([\d,]+) \| ×([\d.]+) \(", done.stdout, re.M)
     assert [(test, pipeline) for test, pipeline, *_ in rows] == [
@@ -52,6 +52,19 @@ def test_a_run_that_fails_is_no_figure(tmp_path: Path) -> None:
     done = keyvalue("--rounds", "1", path=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "keyvalue.py: redis-benchmark ended with status 1 and said: Could not connect\n"
+
+
+def test_a_run_that_is_too_short_is_no_figure(tmp_path: Path) -> None:
+    server = shutil.which("redis-server")
+    if server is None:
+        pytest.skip("redis is not installed")
+    (tmp_path / "redis-server").symlink_to(server)
+    benchmark = tmp_path / "redis-benchmark"
+    benchmark.write_text('#!/bin/sh\nprintf \'"test","rps"\\n"SET","inf"\\n"GET","10.00"\\n"INCR","0.00"\\n\'\n')
+    benchmark.chmod(0o755)
+    done = keyvalue("--rounds", "1", path=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "keyvalue.py: a run was too short to be measured: ask for more --requests\n"
 
 
 def test_wrong_usage() -> None:
