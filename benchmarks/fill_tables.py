@@ -14,13 +14,13 @@ from pathlib import Path
 if not __package__:
     __import__("_root")
 
-from benchmarks.common.arguments import Parser
-from benchmarks.common.paths import ROOT
-from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_OK, print_error, run_program
 from benchmarks.comparison.files import FileError, read_document, write_whole
 from benchmarks.comparison.results import Results
 from benchmarks.comparison.scenarios import SCENARIOS
 from benchmarks.peers.registry import OURS, PEERS
+from evloop_bench.common.arguments import Parser
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_OK, print_error, run_program
 
 DOCUMENTS = tuple(ROOT / "docs" / name for name in ("analysis.md", "analysis.id.md", "performance.md"))
 

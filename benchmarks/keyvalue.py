@@ -22,12 +22,12 @@ from pathlib import Path
 if not __package__:
     __import__("_root")
 
-from benchmarks.common.arguments import Parser, positive
-from benchmarks.common.machine import cpu_model
-from benchmarks.common.paths import ROOT
-from benchmarks.common.processes import NotStarted, started
-from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_OK, print_error, print_out, run_program
 from benchmarks.comparison.statistics import estimate, paired_ratio
+from evloop_bench.common.arguments import Parser, positive
+from evloop_bench.common.machine import cpu_model
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.processes import NotStarted, started
+from evloop_bench.common.streams import EXIT_CANNOT_RUN, EXIT_OK, print_error, print_out, run_program
 
 EXIT_NOT_MEASURED = 1
 

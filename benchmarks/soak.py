@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 if not __package__:
     __import__("_root")
 
-from benchmarks.common.arguments import Parser, seconds
-from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_OK, print_error, print_out, run_program
+from evloop_bench.common.arguments import Parser, seconds
+from evloop_bench.common.streams import EXIT_FAILED, EXIT_NOT_INSTALLED, EXIT_OK, print_error, print_out, run_program
 
 if TYPE_CHECKING:
     from benchmarks.soaking.roles import Role
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if importlib.util.find_spec("psutil") is None:
         print_error("soak.py: psutil is not installed: run  pip install -e '.[bench]'  first")
-        return EXIT_CANNOT_RUN
+        return EXIT_NOT_INSTALLED
     from benchmarks.soaking.target import Target
 
     duration_s = args.minutes * 60 if args.minutes is not None else args.seconds if args.seconds is not None else 60.0

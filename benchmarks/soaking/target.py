@@ -23,10 +23,10 @@ from typing import Any
 
 import psutil
 
-from benchmarks.common.descriptors import raise_descriptor_limit
-from benchmarks.common.paths import ROOT
 from evloop import EventLoop, Limits
 from evloop.charcount.server import CharCountServer, ServiceSettings
+from evloop_bench.common.descriptors import raise_descriptor_limit
+from evloop_bench.common.paths import ROOT
 
 MAX_CONNECTIONS = 300
 MAX_CONNECTIONS_PER_ADDRESS = 200

@@ -214,6 +214,10 @@ class MessageFramer:
             self.error = error.with_traceback(None)  # which leads here, and so to what it is kept in
         return messages
 
+    def dump(self) -> bytes:
+        """What another one must be fed to go on from here."""
+        return bytes(self._held)
+
     def finish(self) -> None:
         """The stream has ended.
 

@@ -70,6 +70,14 @@ class LineProtocol(Protocol):
     def message_in_progress(self) -> int | None:
         return self._lines if self._framer is not None and self._framer.in_line else None
 
+    def dump_framing(self) -> bytes | None:
+        return b"" if self._framer is None else self._framer.dump()
+
+    def restore_framing(self, state: bytes) -> None:
+        if state:
+            self._framer = LineFramer(self.max_line_bytes)
+            self._framer.feed(state)
+
     def _deliver(self, lines: list[bytes | None]) -> bytes | None:
         self._lines += len(lines)
         if None not in lines:

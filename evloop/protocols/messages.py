@@ -85,6 +85,14 @@ class MessageProtocol(Protocol):
     def message_in_progress(self) -> int | None:
         return self._messages if self._framer is not None and self._framer.in_message else None
 
+    def dump_framing(self) -> bytes | None:
+        return b"" if self._framer is None else self._framer.dump()
+
+    def restore_framing(self, state: bytes) -> None:
+        if state:
+            self._framer = self._make_framer()
+            self._framer.feed(state)
+
     def _make_framer(self) -> MessageFramer:
         if not hasattr(self, "framing"):
             raise TypeError(f"{type(self).__name__} does not say how its messages are framed: set its `framing`")

@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 import socket
-from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 
 from evloop.core.loop import Loop
-from evloop.errors import DISCONNECTED, LimitError, ListenError
+from evloop.errors import ListenError
 from evloop.limits import Limits
 from evloop.log import WARNING, Logger
 from evloop.net.connection import Connection
-from evloop.net.protocol import Protocol, is_handler
-from evloop.net.sockets import origin, peer_text
-from evloop.net.sweeper import Sweeper
-from evloop.net.unexpectedheader import look_at_first_data
+from evloop.net.protocol import Protocol
 from evloop.server.countdown import Countdown
-from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener
 from evloop.server.opening import UNIX, endpoint_to_listen_on, open_endpoint
-from evloop.server.refusals import Refusals, refusal_line
-from evloop.server.room import make_room
-from evloop.server.stats import ServerStats
+from evloop.server.population import Population
+from evloop.server.refusals import refusal_line
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
     from evloop.net.endpoint import Endpoint
-    from evloop.net.proxyheader import ProxyHeader
     from evloop.net.tlssettings import TLSServerSettings
-    from evloop.protocols.handlers import Handler, Handlers
-    from evloop.server.proxygate import ProxyGate
+    from evloop.protocols.handlers import Handler
+    from evloop.server.population import ConnectionFactory
+    from evloop.server.sharedcounts import SharedCounts
     from evloop.server.stats import Value
     from evloop.server.unixsockets import UnixAccess
 
-    # What makes a connection: called with the same as `Connection`, which is the default.
-    ConnectionFactory = Callable[..., Connection]
-
 _log = Logger("evloop.server")
 
-# So many headers of proxies are waited for when the server is full, so that the client is told, and logged, and not its
-# proxy.
-_MAX_HEADERS_WHEN_FULL = 8
 
-
-class Server:
+class Server(Population):
     """Serves a protocol on any number of listening sockets.
 
     Args:
@@ -60,6 +47,8 @@ class Server:
             it: ``"10.0.0.0/8,2001:db8::7"``; ``unix`` for all Unix sockets. Each of their connections must begin with a
             PROXY header; it then counts, and shows in logs, as one from the client's own address. What others send is
             never taken for such a header.
+        counts: by which ``max_connections`` and ``max_connections_per_address`` are for several processes
+            together. Default: for this server.
 
     Attributes:
         connections: those that are open, each with the owner of its address, by whom it is counted for
@@ -69,12 +58,9 @@ class Server:
         aborted: True if connections were not ended in order when it was stopped: by `abort`, because the time to
             drain was over, or by another limit.
         listeners: where it listens.
+        open_endpoint: what opens the sockets of an endpoint, called as `evloop.server.opening.open_endpoint`. A worker
+            of several has them from its supervisor.
     """
-
-    # For subclasses: whether the first bytes of each connection are looked at for a PROXY header that is not expected
-    # (False: the protocol does that), and which option is named then.
-    looks_for_headers = True
-    proxy_option = "proxy_from"
 
     def __init__(
         self,
@@ -84,43 +70,12 @@ class Server:
         *,
         refusal: Callable[[str, int], bytes] = refusal_line,
         proxy_from: str | Iterable[str] = (),
+        counts: SharedCounts | None = None,
     ) -> None:
-        self.loop = loop
-        self.limits = Limits() if limits is None else limits
-        self.connections: dict[Connection, object] = {}
-        self.stats = ServerStats()
-        self.listeners: list[Listener] = []
-        self.max_connections = self._affordable(self.limits.max_connections)
-        self._handlers: Handlers | None = None
-        if is_handler(protocol_factory):
-            from evloop.protocols.handlers import Handlers  # here, as who does not need it does not load it
-
-            protocol_factory = self._handlers = Handlers(loop, protocol_factory, self._check_stopped)  # type: ignore[arg-type]
-        self._protocol_factory: Callable[[], Protocol] = protocol_factory  # type: ignore[assignment]
-        self._refusals = Refusals(loop, self.limits, self.stats, refusal, self._wake_listeners)
-        self._by_origin: Counter[object] = Counter()
-        self._gate: ProxyGate | None = None
-        if proxy_from:
-            from evloop.server.proxygate import ProxyGate  # here, as few are behind a proxy
-
-            self._gate = ProxyGate(loop, proxy_from, self.limits, self.stats, self._wake_listeners)
-        self._forget_connection = self._forget  # one bound method for all connections
-        self.stopping = self.aborted = False
+        super().__init__(loop, protocol_factory, limits, refusal=refusal, proxy_from=proxy_from, counts=counts)
+        self.open_endpoint = open_endpoint
         self._countdown: Countdown | None = None
         self._on_stopped: list[Callable[[], object]] = []
-        self._sweeper = Sweeper(loop, self.connections, self.limits)
-        self._make_room = partial(make_room, loop, self.connections)
-        loop.memory.givers.append(self._make_room)
-
-    def _affordable(self, wanted: int) -> int:
-        poller = self.loop.poller
-        affordable = affordable_connections(wanted, poller.capacity)
-        if affordable < wanted:
-            reason = "the descriptor limit allows no more (raise it with ulimit -n)"
-            if affordable < affordable_connections(wanted, None):
-                reason = f"{poller.name} can watch no more"
-            _log.log(WARNING, "at most %d connections, not %d: %s", affordable, wanted, reason)
-        return affordable
 
     # ------------------------------------------------------------------ life
 
@@ -158,7 +113,7 @@ class Server:
             self.stats.tls.add(tls.tally)
         elif endpoint.tls and connection_factory is Connection:
             raise ListenError(f"cannot listen on {endpoint}: TLS needs certificates; give tls=TLSServerSettings(...)")
-        sockets = open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
+        sockets = self.open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
         added: list[Listener] = []
         try:
             for sock in sockets:
@@ -172,8 +127,9 @@ class Server:
             if isinstance(error, OSError):
                 raise ListenError(f"cannot wait for connections: {error.strerror or error}") from None
             raise
-        if endpoint.tls or tls is not None:
-            for listener in added:
+        for listener in added:
+            listener.endpoint = endpoint
+            if endpoint.tls or tls is not None:
                 listener.address = f"tls:{listener.address}"
         return [listener.address for listener in added]
 
@@ -193,7 +149,7 @@ class Server:
             OSError: it can't be watched.
         """
         limits = self.limits
-        accepted: Callable[[socket.socket, Any], None] = partial(self._accepted, connection_factory, sock.family)
+        accepted: Callable[[socket.socket, Any], None] = partial(self._accept, connection_factory, sock.family)
         if sock.family == UNIX:
             from evloop.server.unixsockets import UnixGate  # here, as few need it
 
@@ -279,12 +235,10 @@ class Server:
             except Exception as error:
                 self.loop.log_exception(error, "what was to be called when the server has stopped raised")
 
-    def totals(self) -> tuple[int, int]:
-        """Bytes received and sent since the start, open connections included."""
-        return (
-            self.stats.bytes_received + sum(connection.bytes_received for connection in self.connections),
-            self.stats.bytes_sent + sum(connection.bytes_sent for connection in self.connections),
-        )
+    def stop_accepting(self) -> None:
+        """Close the listeners, and leave what waits in the kernel's queues to others who have these sockets, too."""
+        for listener in self.listeners:
+            listener.close()
 
     def status(self) -> dict[str, Value]:
         """What an operator wants to know, as values; the names are those of `evloop.server.stats.STATUS`.
@@ -299,6 +253,8 @@ class Server:
             "connections": len(self.connections),
             "max_connections": self.max_connections,
             "accepted": stats.accepted,
+            "adopted": stats.adopted,
+            "handed_over": stats.handed_over,
             "closed": stats.closed,
             "failed": stats.failed,
             "probes": stats.probes,
@@ -319,82 +275,3 @@ class Server:
             "slowest_pass_s": slowest_s,
             "slowest_handler": slowest,
         }
-
-    # ------------------------------------------------------------------ connections
-
-    def _accepted(
-        self,
-        connection_factory: ConnectionFactory,
-        family: int,
-        sock: socket.socket,
-        address: Any,
-        header: ProxyHeader | None = None,
-    ) -> None:
-        limits, gate = self.limits, self._gate
-        occupied = len(self.connections) + (0 if gate is None else len(gate.waiting))
-        if gate is not None:
-            may_wait = occupied < self.max_connections + _MAX_HEADERS_WHEN_FULL
-            if header is None and may_wait and gate.expects_header(family, address):
-                gate.take(sock, address, partial(self._accepted, connection_factory))
-                return
-        if occupied >= self.max_connections:
-            self._refusals.refuse(connection_factory, sock, address, "too-many-connections", self.max_connections)
-            return
-        per_address = limits.max_connections_per_address
-        who = None
-        if per_address is not None:
-            who = origin(family, address, limits.ipv6_prefix_bits)
-            if who is not None and self._by_origin[who] >= per_address:
-                limit = "too-many-connections-from-address"
-                self._refusals.refuse(connection_factory, sock, address, limit, per_address)
-                return
-        self.stats.accepted += 1
-        peer, forget, limits_hit = peer_text(address), self._forget_connection, self.stats.limits
-        try:
-            connection = connection_factory(self.loop, sock, peer, self._protocol_factory(), limits, forget, limits_hit)
-        except Exception as error:
-            self.stats.failed += 1
-            self.stats.closed += 1
-            sock.close()
-            self.loop.log_exception(error, "connection %s closed: its protocol could not be made", peer)
-            return
-        connection.proxy_header = header
-        if self.looks_for_headers and header is None:
-            look_at_first_data(connection, self.proxy_option)
-        if who is not None:
-            self._by_origin[who] += 1
-        self.connections[connection] = who
-        try:
-            connection.open()
-        except OSError as error:
-            self._forget(connection, error)
-
-    def _wake_listeners(self) -> None:
-        """A descriptor has become free, or will be at the end of this pass."""
-        for listener in self.listeners:
-            if listener.resting:
-                self.loop.call_soon(listener.resume)
-
-    def _forget(self, connection: Connection, error: Exception | None) -> None:
-        who = self.connections.pop(connection, None)
-        if who is not None:
-            self._by_origin[who] -= 1
-            if not self._by_origin[who]:
-                del self._by_origin[who]
-        self._sweeper.forget(connection)
-        stats = self.stats
-        stats.closed += 1
-        stats.bytes_received += connection.bytes_received
-        stats.bytes_sent += connection.bytes_sent
-        if connection.is_probe:
-            stats.probes += 1
-            if isinstance(error, OSError) and error.errno in DISCONNECTED:
-                error = None  # some health checks end by a reset
-        if error is not None:
-            stats.failed += 1
-            if isinstance(error, LimitError):
-                stats.limits[error.limit] += 1
-                self.aborted = self.aborted or self.stopping
-        self._wake_listeners()
-        if self.stopping:
-            self.loop.call_soon(self._check_stopped)

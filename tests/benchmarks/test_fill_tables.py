@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import fill_tables
-from benchmarks.common.paths import ROOT
-from benchmarks.common.streams import EXIT_CANNOT_RUN
 from benchmarks.comparison.files import as_document
 from benchmarks.comparison.results import Results
 from benchmarks.comparison.scenarios import SCENARIOS
 from benchmarks.peers.registry import PEERS
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.streams import EXIT_CANNOT_RUN
 
 MACHINE = {"cpu": "some", "cores": 2, "kernel": "some", "python": "some", "commit": "some", "versions": {}}
 RESULTS = ROOT / "docs" / "results" / "versus.json"

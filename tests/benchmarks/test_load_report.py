@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.loadgen import report
-from benchmarks.loadgen.command import LiveRate
-from benchmarks.loadgen.results import assemble
-from benchmarks.loadgen.sampling import Usage
-from benchmarks.loadgen.settings import Settings
-from benchmarks.loadgen.target import Target
 from evloop.net.endpoint import TcpEndpoint
+from evloop_bench.loadgen import report
+from evloop_bench.loadgen.command import LiveRate
+from evloop_bench.loadgen.results import assemble
+from evloop_bench.loadgen.sampling import Usage
+from evloop_bench.loadgen.settings import Settings
+from evloop_bench.loadgen.target import Target
 
 Load = Callable[..., Any]
 
@@ -110,6 +110,7 @@ def test_memory_per_connection_begins_with_the_first_tenth() -> None:
     assert cost(Settings(connections=1000), errors=part()["errors"] | {"refused": 1}) is None, "not so many were open"
 
 
+@pytest.mark.slow
 def test_several_runs_have_a_summary(load: Load) -> None:
     done = load("-c", "3", "-n", "1200", "--warmup", "0", "--repeat", "3")
     *_, rest = done.stdout.partition("\nall 3 runs ")

@@ -212,6 +212,23 @@ def test_a_message_in_progress_has_a_number_that_changes_with_each():
     assert quiet.message_in_progress() not in (None, first)
 
 
+def test_a_message_that_has_begun_goes_along_to_another_process():
+    class Echo(MessageProtocol):
+        framing = Netstring()
+
+        def on_message(self, message: bytes) -> bytes:
+            return self.framing.wrap(message)
+
+    before, after = Echo(), Echo()
+    assert before.dump_framing() == b""
+    MemoryStream(before).feed(b"1:a,5:he")
+    assert before.dump_framing() == b"5:he"
+    peer = MemoryStream(after)
+    after.restore_framing(b"5:he")
+    assert after.held_bytes() == 4
+    assert peer.feed(b"llo,") == b"5:hello,"
+
+
 def test_a_protocol_without_a_framing_says_so():
     with pytest.raises(TypeError, match="Nameless does not say how its messages are framed: set its `framing`"):
         MemoryStream(type("Nameless", (MessageProtocol,), {})()).feed(b"x")

@@ -20,6 +20,7 @@ from evloop.charcount.cli.arguments import (
     seconds,
     users,
     whole_number,
+    workers,
 )
 from evloop.charcount.server import DEFAULT_PORT
 from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE
@@ -28,8 +29,9 @@ from evloop.log import DEBUG, ERROR, INFO, WARNING
 
 Value = bool | int | float | str | tuple[str, ...]
 
-_LIST_ITEM = re.compile(r"(?:\\.|[^\\,\s])+\\?|\\\Z", re.DOTALL)
-_SPECIAL_IN_LIST = re.compile(r"[\\,\s]")
+# Compiled when one is needed: that takes longer than all the rest of this module.
+_LIST_ITEM = r"(?:\\.|[^\\,\s])+\\?|\\\Z"
+_SPECIAL_IN_LIST = r"[\\,\s]"
 
 LOG_LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
 
@@ -130,7 +132,7 @@ def as_text(value: Value) -> str:
     if isinstance(value, float):
         return str(value).removesuffix(".0")
     if isinstance(value, tuple | list):
-        return ",".join(_SPECIAL_IN_LIST.sub(r"\\\g<0>", text) for text in value)
+        return ",".join(re.sub(_SPECIAL_IN_LIST, r"\\\g<0>", text) for text in value)
     return str(int(value) if isinstance(value, bool) else value)
 
 
@@ -138,7 +140,7 @@ def from_list(text: str) -> list[str]:
     """What a variable holds of which there are several: with commas or blanks between, and a backslash before each of
     these, and before a backslash, that is part of one.
     """
-    return [re.sub(r"\\(.)", r"\1", item, flags=re.DOTALL) for item in _LIST_ITEM.findall(text)]
+    return [re.sub(r"\\(.)", r"\1", item, flags=re.DOTALL) for item in re.findall(_LIST_ITEM, text, flags=re.DOTALL)]
 
 
 def _setting_of(limit: Limit, option_help: str) -> Setting:
@@ -162,6 +164,8 @@ def setting_name(limit: Limit) -> str:
     """What the setting of a limit is called."""
     return limit.name.removesuffix("_s").removesuffix("_bytes")
 
+
+_PROCESSES = "processes (docs/operations.md)"
 
 SETTINGS = (
     Setting(
@@ -260,6 +264,15 @@ SETTINGS = (
         metavar="1.2|1.3",
     ),
     Setting(
+        _PROCESSES,
+        "workers",
+        1,
+        "how many processes serve; with more than one, one more holds the sockets and looks after them; auto: one for "
+        "each core that may be used",
+        parse=workers,
+        metavar="N|auto",
+    ),
+    Setting(
         "what it speaks (docs/protocol.md)",
         "framing",
         "line",
@@ -299,5 +312,14 @@ SETTINGS = (
         "debug, info (each connect and disconnect), warning or error",
         choices=tuple(LOG_LEVELS),
         metavar="LEVEL",
+    ),
+    Setting(
+        "where settings are",
+        "config",
+        "",
+        "a file of variables, as --print-config shows them; the environment and the command line win; read again on "
+        "SIGHUP",
+        metavar="FILE",
+        unset="none",
     ),
 )
