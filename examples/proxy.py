@@ -17,12 +17,14 @@ from functools import partial
 from evloop import (
     ConnectError,
     ConnectionLostError,
+    EndpointError,
     Stream,
     TaskGroup,
     TLSClientSettings,
     TLSServerSettings,
     TLSSettingsError,
     connect,
+    parse_endpoint,
     serve,
 )
 
@@ -58,9 +60,9 @@ def main() -> None:
     parser.add_argument("--key", help="the certificate's key, if it is in a file of its own")
     options = parser.parse_args()
     try:
-        to_server = TLSClientSettings(ca=options.ca) if options.target.startswith("tls:") else None
+        to_server = TLSClientSettings(ca=options.ca) if parse_endpoint(options.target).tls else None
         for_clients = TLSServerSettings([(options.cert, options.key or options.cert)]) if options.cert else None
-    except TLSSettingsError as error:
+    except (EndpointError, TLSSettingsError) as error:
         sys.exit(f"proxy.py: {error}")
     serve(partial(proxy, options.target, to_server), port=options.port, tls=for_clients)
 

@@ -6,8 +6,8 @@ import http.server
 import os
 import pty
 import re
-import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from clients import Client
-from exampleprograms import curl, needs
+from exampleprograms import EXAMPLES, curl, needs
 from tlsworld import world
 from waiting import DEADLINE_S, wait_until
 
@@ -199,16 +199,20 @@ def test_proxy_with_tls_to_the_server(example, tmp_path):
         server.communicate()
 
 
-def test_proxy_whose_certificate_is_not_there(tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["127.0.0.1:1", "--cert", "/nowhere.pem"], "cannot read /nowhere.pem: No such file or directory"),
+        (["tls:127.0.0.1:1", "--ca", "/nowhere.pem"], "cannot read /nowhere.pem: No such file or directory"),
+        (["127.0.0.1:99999"], "99999"),
+    ],
+)
+def test_proxy_that_cannot_begin(arguments, says):
     done = subprocess.run(
-        [shutil.which("python3") or "python3", "examples/proxy.py", "0", "127.0.0.1:1", "--cert", "/nowhere.pem"],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        env={**os.environ, "PYTHONPATH": "."},
+        [sys.executable, EXAMPLES / "proxy.py", "0", *arguments], capture_output=True, text=True, timeout=DEADLINE_S
     )
     assert done.returncode == 1
-    assert re.fullmatch(r"proxy\.py: .*/nowhere\.pem.*\n", done.stderr)
+    assert re.fullmatch(rf"proxy\.py: .*{re.escape(says)}.*\n", done.stderr)
 
 
 # ---------------------------------------------------------------------- a mail server, a web server
