@@ -131,3 +131,7 @@ class TLSError(EvloopError):
 
 class TLSSettingsError(EvloopError):
     """Certificates or keys can't be used. The text is one line that says which file, what is wrong, and what to do."""
+
+
+class CannotMoveError(EvloopError):
+    """A connection can't go on in another process. The text says why."""

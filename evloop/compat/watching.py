@@ -85,8 +85,8 @@ class Touching:
 class Watch:
     """What epoll watches for one map. Get it by `watch_of`.
 
-    It lives as long as an object in the map holds it (in ``_watch``), or a loop that runs. Its epoll is open while
-    there is somebody to watch, or a loop that waits for it.
+    It lives as long as an object in the map holds it (in ``_watch``), or a loop that runs. Its epoll is open while it
+    has something to watch, or a loop waits for it.
 
     Args:
         map: the map. Its objects have ``readable()``, ``writable()`` and ``accepting``, and the handlers of events.
@@ -220,21 +220,23 @@ class Watch:
             self._forget(fd)  # epoll would tell of its hang-up again and again
         if not wanted:
             return
+        epoll = self._opened()
         try:
             try:
-                self._opened().modify(fd, wanted)
+                epoll.modify(fd, wanted)
             except FileNotFoundError:
-                self._opened().register(fd, wanted)
+                epoll.register(fd, wanted)
         except PermissionError:
             self.unpolled[fd] = wanted & ~PRI  # a file
         except (OSError, ValueError):
             self.unpolled[fd] = INVALID
 
     def _forget(self, fd: int) -> None:
-        try:
-            self._opened().unregister(fd)
-        except (OSError, ValueError):
-            pass  # closed already: epoll has forgotten it
+        if self._epoll is not None:
+            try:
+                self._epoll.unregister(fd)
+            except (OSError, ValueError):
+                pass  # closed already: epoll has forgotten it
 
     def _opened(self) -> select.epoll:
         if self._epoll is None:

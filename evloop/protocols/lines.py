@@ -83,6 +83,12 @@ class LineProtocol(Protocol):
     def message_in_progress(self) -> int | None:
         return self._lines if self._framer.in_line else None
 
+    def dump_framing(self) -> bytes | None:
+        return self._framer.dump()
+
+    def restore_framing(self, state: bytes) -> None:
+        self._framer.feed(state)
+
     def _deliver(self, lines: list[bytes | None]) -> bytes | None:
         self._lines += len(lines)
         if None not in lines:

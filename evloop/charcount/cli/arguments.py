@@ -13,7 +13,7 @@ from evloop.net.endpoint import parse_endpoint
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, NoReturn
 
 EXIT_USAGE = 2
@@ -24,6 +24,9 @@ EXIT_TLS = 5  # of both commands: files that can't be used, or a connection that
 argparse._ = str  # type: ignore[attr-defined]
 
 _INT_MAX = 2**31 - 1
+
+# More than machines have cores; it is a wrong number.
+_MOST_WORKERS = 1024
 
 # Wide enough that each option and its help stand side by side in a terminal of 80 columns.
 _HELP_COLUMN = 30
@@ -97,9 +100,11 @@ class CommandParser(HelpfulParser):
 
     Attributes:
         origin: the environment variable that is being parsed; None for the command line.
+        on_error: called with a usage error instead of ending the process; raises.
     """
 
     origin: str | None = None
+    on_error: Callable[[str], NoReturn] | None = None
 
     def __init__(
         self, command: str, usage: str, description: str, epilog: str, examples: Examples, documentation: str
@@ -122,6 +127,8 @@ class CommandParser(HelpfulParser):
         """End the process: one line on stderr, exit status 2."""
         if self.origin is not None:
             message = f"{self.origin}: {message}"
+        if self.on_error is not None:
+            self.on_error(one_line(message))
         self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -170,6 +177,16 @@ def positive_number(text: str) -> int:
     number = _parse_int(text)
     if not 1 <= number <= _INT_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_INT_MAX}")
+    return number
+
+
+def workers(text: str) -> int | str:
+    """How many processes serve: a number, or ``auto``."""
+    if text == "auto":
+        return text
+    number = _parse_int(text)
+    if not 1 <= number <= _MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number from 1 to {_MOST_WORKERS}")
     return number
 
 
