@@ -76,6 +76,7 @@ class Crew:
         self._inherited = {} if inherited is None else inherited
         self._counts = counts
         self._turn = 0
+        self._waiting: list[tuple[int, socket.socket]] = []  # accepted, and nobody can have them now
         self._ticked_at = loop.now
         self._doors_left: dict[WorkerProcess, list[Door]] = {}
         # At sockets that exist once; and at those that a predecessor had more workers for.
@@ -201,15 +202,32 @@ class Crew:
         return Door(self.loop, sock, self.limits.backlog, partial(self._accepted, place))
 
     def _accepted(self, place: int, sock: socket.socket) -> None:
-        worker = self.next_worker()
-        with sock:
-            if worker is not None:
-                worker.pass_connection(place, sock.fileno())
+        """Pass a connection to a worker that is well; if none is, it waits for one."""
+        for _ in self.slots:
+            worker = self._next_one_well()
+            if worker is not None and worker.pass_connection(place, sock.fileno()):
+                sock.close()
+                return
+        self._waiting.append((place, sock))
+
+    def pass_again(self, worker: WorkerProcess) -> None:
+        """Pass on to others what a worker has not taken."""
+        for place, sock in worker.take_back():
+            self._accepted(place, sock)
+
+    def _pass_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for place, sock in waiting:
+            self._accepted(place, sock)
 
     def next_worker(self) -> WorkerProcess | None:
-        """Whose turn it is to get a connection: one that is well; if none is, one that lives; None if none does."""
+        """Whose turn it is to get a connection: one that is well, else who was heard of last; None if none lives."""
         live = [slot.worker for slot in self.slots if slot.worker is not None]
-        able = [worker for worker in live if worker.well] or live
+        last = min(live, key=lambda worker: (not worker.pulse.ready, worker.pulse.silent_s), default=None)
+        return self._next_one_well() or last
+
+    def _next_one_well(self) -> WorkerProcess | None:
+        able = [slot.worker for slot in self.slots if slot.worker is not None and slot.worker.well]
         self._turn += 1
         return able[self._turn % len(able)] if able else None
 
@@ -228,4 +246,8 @@ class Crew:
         passed_s, self._ticked_at = self.loop.now - self._ticked_at, self.loop.now
         for worker in list(self.workers):
             worker.let_pass(passed_s)
+            if not worker.well:
+                self.pass_again(worker)
+        if self._waiting:
+            self._pass_waiting()
         self.update_doors()

@@ -33,10 +33,6 @@ MAX_DESCRIPTORS = 253
 _MAX_BYTES = 256 * 1024 * 1024
 
 
-# The kinds with which connections are passed on: just accepted, or in the middle of their life.
-CONNECTIONS = ("connection", "moved")
-
-
 class MessageError(EvloopError):
     """These bytes are no message."""
 

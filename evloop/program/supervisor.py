@@ -13,7 +13,7 @@ from evloop.core.loop import Loop
 from evloop.limits import Limits
 from evloop.log import ERROR, INFO, NOTICE, WARNING, Logger
 from evloop.program.crew import Crew
-from evloop.program.messages import CONNECTIONS, Message
+from evloop.program.messages import Message
 from evloop.program.reload import Reload
 from evloop.program.slot import Slot
 from evloop.program.slotsockets import Place, close_all
@@ -120,7 +120,7 @@ class Supervisor(Crew):
             self.accepts_no_more(worker)
             if self._reload is not None:
                 self._reload.made_way(worker)
-        elif message.kind in CONNECTIONS:
+        elif message.kind == "moved":
             heir = worker.successor
             if heir is None or heir.gone:
                 heir = self.next_worker()
@@ -141,6 +141,7 @@ class Supervisor(Crew):
 
     def _ended(self, worker: WorkerProcess, status: int) -> None:
         self.workers.discard(worker)
+        self.pass_again(worker)
         slot = self.slots[worker.slot] if worker.slot < len(self.slots) else Slot(worker.slot, [])
         was_heir = worker is slot.heir
         if was_heir:
@@ -189,8 +190,8 @@ class Supervisor(Crew):
             _log.log(INFO, "stopping: about %d connections to finish; signal again to abort", connections)
             # Whoever waits where nobody will come any more.
             for door in [door for slot in self.slots if not slot.served for door in slot.doors] + self._shared_doors:
-                if self.next_worker() is not None:
-                    door.accept_all()
+                door.accept_all()
+            self._give_away_waiting()
         self._begin_to_stop()
         if self._notifier is not None:
             self._notifier.stopping(self.limits.drain_timeout_s + 2 * _GRACE_AFTER_DRAIN_S, self._line())
@@ -200,6 +201,15 @@ class Supervisor(Crew):
             worker.stop()
         self._countdown = Countdown(self.loop, self.limits.drain_timeout_s + _GRACE_AFTER_DRAIN_S, self._kill_all)
         self._look_whether_over()
+
+    def _give_away_waiting(self) -> None:
+        """To whoever lives: they are served by it, or by nobody."""
+        for place, sock in self._waiting:
+            worker = self.next_worker()
+            with sock:
+                if worker is not None:
+                    worker.pass_connection(place, sock.fileno())
+        self._waiting.clear()
 
     def _begin_to_stop(self) -> None:
         self.stopping = True
@@ -231,6 +241,9 @@ class Supervisor(Crew):
     def _look_whether_over(self) -> None:
         if self.workers:
             return
+        for _, sock in self._waiting:
+            sock.close()
+        self._waiting.clear()
         if self._successor is not None and not self._successor.gone:
             if self._successor.is_full():  # of connections that were handed over
                 self.loop.call_later(_LOOK_AGAIN_S, self._look_whether_over)
@@ -295,6 +308,7 @@ class Supervisor(Crew):
         _log.log(NOTICE, "upgraded: the new service has pid %d; this one makes way", successor.pid)
         if self._notifier is not None:
             self._notifier.main_pid(successor.pid)
+        self._give_away_waiting()
         self._begin_to_stop()
         for place in self.places:
             place.take_path(False)

@@ -23,6 +23,7 @@ from evloop.program.channel import Channel, MessageReader
 from evloop.program.health import BEAT_S
 from evloop.program.lifeline import end_after
 from evloop.program.messages import Message
+from evloop.program.passing import Passed
 from evloop.program.role import Role
 from evloop.program.slotsockets import adopt_sockets
 from evloop.program.statustext import status_text
@@ -104,6 +105,8 @@ class Worker:
                 self.counts = SharedCounts.of(CountsMemory(told.descriptors[len(places)]), row)
             except OSError as error:
                 _log.log(WARNING, "the limits of connections hold for this worker alone: %s", error.strerror or error)
+        self._passed_by = told.descriptors[-1]
+        self._passed: Passed | None = None
         self._beat_s = float(told.fields.get("beat_s", BEAT_S))
         self._channel = Channel(loop, control, self._on_message, self._supervisor_gone)
 
@@ -140,6 +143,7 @@ class Worker:
             place.listener, place.sock = listener, None
             if place.passed:
                 listener.leave_to_others()
+        self._passed = Passed(self._loop, self._passed_by, self._take)
         for name in _SUPERVISORS_SIGNALS:
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -163,7 +167,6 @@ class Worker:
 
     def _on_message(self, message: Message) -> None:
         handle = {
-            "connection": self._take_connections,
             "moved": self._adopt,
             "stop": lambda message: self._stop("stopping"),
             "retire": self._retire,
@@ -176,13 +179,10 @@ class Worker:
         for descriptor in message.descriptors:
             os.close(descriptor)
 
-    def _take_connections(self, message: Message) -> None:
-        listener = self._places[message.fields["place"]].listener
-        for descriptor in message.descriptors:
-            if listener is None or self._stopped_accepting:
-                os.close(descriptor)
-            else:
-                listener.take(socket.socket(fileno=descriptor))
+    def _take(self, place: int, sock: socket.socket) -> None:
+        listener = self._places[place].listener
+        assert listener is not None
+        listener.take(sock)
 
     def _adopt(self, message: Message) -> None:
         """A connection of another worker, or of the service that this one follows."""
@@ -190,10 +190,6 @@ class Worker:
             descriptor, *more = message.descriptors
             assert not more
             adopt(self._servers, socket.socket(fileno=descriptor), message.payload)
-
-    @property
-    def _stopped_accepting(self) -> bool:
-        return all(server.stopping for server in self._servers)
 
     def _tell_status(self, message: Message) -> None:
         self._channel.send("status", id=message.fields["id"], servers=[server.status() for server in self._servers])
@@ -206,6 +202,7 @@ class Worker:
 
     def _retire(self, message: Message) -> None:
         """Another one serves in its place: what waits in the queues of the sockets is for that one."""
+        self._take_last()
         for server in self._servers:
             server.stop_accepting()
         if message.fields["how"] == "handover":
@@ -222,6 +219,10 @@ class Worker:
         else:
             self._say_retired()
             self._stop("making way")
+
+    def _take_last(self) -> None:
+        if self._passed is not None:
+            self._passed.take_last()
 
     def _hand_over(self, state: bytes, sock: socket.socket) -> None:
         self._channel.send("moved", state, [sock.fileno()])
@@ -253,6 +254,7 @@ class Worker:
         if self._stopping:
             return
         self._stopping = True
+        self._take_last()
         open_connections = sum(len(server.connections) for server in self._servers)
         _log.log(INFO, "%s: %d connections to finish", why, open_connections)
         for server in self._servers:
@@ -298,4 +300,6 @@ class Worker:
 
     def close(self) -> None:
         """The loop has ended."""
+        if self._passed is not None:
+            self._passed.close()
         self._channel.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Sequence
 
 from evloop.core.loop import Loop
@@ -12,7 +13,8 @@ from evloop.log import WARNING, Logger
 from evloop.program.channel import Channel, MessageReader, channel_pair
 from evloop.program.health import Pulse
 from evloop.program.lifeline import LifeLine
-from evloop.program.messages import CONNECTIONS, Message, MessageError
+from evloop.program.messages import Message, MessageError
+from evloop.program.passing import Passing
 from evloop.program.role import WORKER, Role
 from evloop.program.slotsockets import Place
 from evloop.program.spawn import Child, Children, status_text
@@ -52,7 +54,7 @@ class WorkerProcess:
         counts: what the workers count together; None if each has limits of its own. It gets a row there while it lives.
         on_ready: called once, when it serves.
         on_message: called with each message that is not for this class; after its end also with the connections that it
-            was sent and has not read.
+            was sent in the middle of their life and has not read.
         on_end: called once when it has ended, after all that it had said, with its exit status as `subprocess` has it.
 
     Attributes:
@@ -99,6 +101,7 @@ class WorkerProcess:
         self._row: int | None = None
         ours, theirs = channel_pair()
         self._life = LifeLine()
+        self._passing = Passing()
         try:
             role = Role(WORKER, theirs.fileno(), self._life.worker_end, self.name, inherited)
             self._child: Child = children.start(role, [theirs.fileno(), self._life.worker_end], self._ended)
@@ -106,6 +109,7 @@ class WorkerProcess:
             theirs.close()
             ours.close()
             self._life.close()
+            self._passing.close()
             raise
         self._life.tie(self._child.pid)
         self._channel = Channel(loop, ours, self._heard, lambda: None)
@@ -116,6 +120,7 @@ class WorkerProcess:
             self._row = counts.take_row()
         if counts is not None and self._row is not None:
             descriptors.append(counts.descriptor)
+        descriptors.append(self._passing.worker_end)
         self._channel.send(
             "serve",
             descriptors=descriptors,
@@ -136,7 +141,7 @@ class WorkerProcess:
     @property
     def well(self) -> bool:
         """It can be given new connections."""
-        return self.pulse.well and not self.leaving
+        return self.pulse.well and not self.leaving and not self.gone
 
     @property
     def lived_s(self) -> float:
@@ -160,9 +165,17 @@ class WorkerProcess:
 
     # ------------------------------------------------------------------ orders
 
-    def pass_connection(self, place: int, descriptor: int) -> None:
-        """Give it a connection that was accepted from the socket of a place. The descriptor stays the caller's."""
-        self._channel.send("connection", descriptors=[descriptor], place=place)
+    def pass_connection(self, place: int, descriptor: int) -> bool:
+        """Give it a connection that was accepted from the socket of a place. The descriptor stays the caller's.
+
+        Returns:
+            False if it has too many already that it has not taken.
+        """
+        return self._passing.put(place, descriptor)
+
+    def take_back(self) -> list[tuple[int, socket.socket]]:
+        """The connections that it was given and has not taken, and their places: it is held up, or gone."""
+        return self._passing.take_back()
 
     def forward(self, message: Message) -> None:
         """Give it what another one has said, with its descriptors, which are closed here."""
@@ -227,6 +240,7 @@ class WorkerProcess:
         if self._killing is not None:
             self._killing.cancel()
         self._on_end(self, status)
+        self._passing.close()
         for message in unread:
             self._on_message(self, message)
 
@@ -247,7 +261,7 @@ class WorkerProcess:
                     break
                 if message is None:
                     break
-                if message.kind in CONNECTIONS:
+                if message.kind == "moved":
                     found.append(message)
                 else:
                     for descriptor in message.descriptors:

@@ -15,7 +15,7 @@ import pytest
 from clients import Client
 from paths import SERVER
 from processes import Process
-from waiting import wait_until
+from waiting import DEADLINE_S, wait_until
 from workers import (
     TELLING_SERVER,
     Fifo,
@@ -137,6 +137,29 @@ def test_101_one_that_does_not_get_ready_is_ended(tmp_path):
         service.wait_for_log("does not get ready")
         service.wait_for_log("not reloaded: worker 1")
         assert {service.ask() for _ in range(10)} <= old
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True], ids=["held up", "killed"])
+def test_101_what_was_passed_to_it_and_not_taken_goes_to_others(tmp_path, killed):
+    """A Unix socket's connections are passed in turn: also to one of which nobody knows yet that it does not run."""
+    path = str(tmp_path / "s")
+    with Service(2, where=f"unix:{path}") as service:
+        workers = sorted(wait_for_workers(service, 2))
+        os.kill(workers[0], signal.SIGSTOP)
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(10)]
+        for client in clients:
+            client.settimeout(DEADLINE_S)
+            client.connect(path)
+            client.sendall(b"who\n")
+        if killed:
+            os.kill(workers[0], signal.SIGKILL)
+        for client in clients:
+            assert int(client.recv(100).split()[1]) != workers[0]
+            client.close()
+        os.kill(workers[0], signal.SIGCONT) if not killed else None
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
 
 
 @pytest.mark.slow
