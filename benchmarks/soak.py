@@ -34,10 +34,10 @@ MEMORY_SLACK_BYTES = 4 * 1024 * 1024
 CALM_TIMEOUT_S = 20.0
 # Who behaves well, who reads slowly, and who asks without pause but reads: each must be served amid all that.
 EXPECTED_SERVICE = ("right answers", "messages of slow readers answered", "tiny messages answered")
-# These must have been hit, or the abuse was none. Of all there are, five are missing: the server is not stopped amid
-# it (drain-timeout), nor does it run out of memory (memory), the service has a limit of its own for messages
-# (max-line), nobody is a proxy (proxy-header-timeout), and nobody may get as far as the fifth (see below). One can be
-# had on Linux only.
+# These must have been hit, or the abuse was none. Of all there are, six are missing: the server is not stopped amid it
+# (drain-timeout), nor replaced (handover-timeout), nor does it run out of memory (memory), the service has a limit of
+# its own for messages (max-line), nobody is a proxy (proxy-header-timeout), and nobody may get as far as the last (see
+# below). One can be had on Linux only.
 EXPECTED_LIMITS = (
     "accepts-per-pass",
     *(["descriptors"] if sys.platform == "linux" else []),
