@@ -12,6 +12,7 @@ from benchmarks.common.paths import ROOT
 from benchmarks.common.streams import EXIT_CANNOT_RUN
 from benchmarks.comparison.files import as_document
 from benchmarks.comparison.results import Results
+from benchmarks.comparison.scenarios import OVER_TLS
 
 MACHINE = {"cpu": "some", "cores": 2, "kernel": "some", "python": "some", "commit": "some", "versions": {}}
 RESULTS = ROOT / "docs" / "results" / "versus.json"
@@ -24,6 +25,10 @@ def some_results() -> Results:
         for server, times in ("evloop", 1.0), ("asyncio-protocol", 1.5):
             load = {"cpu_us": cpu_us * times, "kernel_share": 0.75, "per_s": 200_000 / times}
             results.add("inflight-1", server, number, {**load, "p50_us": 1490.0, "p99_us": 12_345.0})
+    for number in range(2):
+        for server, cost, bytes_ in ("evloop", 10.0, 17_600.0), ("uvloop-protocol", 30.0, 46_000.0):
+            results.add("tls-1", server, number, {"cpu_us": cost})
+            results.add("tls-idle-memory", server, number, {"bytes": bytes_})
     return results
 
 
@@ -34,7 +39,7 @@ def rows(text: str, name: str) -> dict[str, list[str]]:
     return {cells[0].strip(" *"): [cell.strip(" *") for cell in cells[1:]] for cells in lines}
 
 
-@pytest.mark.parametrize("document", fill_tables.DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", fill_tables.ANALYSES, ids=lambda path: path.name)
 def test_tables_are_filled_in(document: Path) -> None:
     text = fill_tables.filled(document.read_text(), some_results())
     assert rows(text, "servers")["evloop"] == ["ours", "5.20", "1.00", "–", "–"]
@@ -44,13 +49,23 @@ def test_tables_are_filled_in(document: Path) -> None:
     assert rows(text, "kernel")["evloop"] == ["3.90", "1.30", "–", "–"]
 
 
+def test_the_table_of_tls_has_ours_their_ratios_and_what_plaintext_costs() -> None:
+    text = fill_tables.filled((ROOT / "docs" / "performance.md").read_text(), some_results())
+    assert rows(text, "tls") == {
+        "evloop": ["10.0", "–", "–", "–", "–", "17,600"],
+        "uvloop-protocol": ["×3.00 (3.00–3.00)", "–", "–", "–", "–", "×2.61 (2.61–2.61)"],
+        **{server: ["–"] * 6 for server in OVER_TLS if server not in ("evloop", "uvloop-protocol")},
+        "ours, times plaintext": ["×1.93 (1.85–2.00)", "–", "", "", "", ""],
+    }
+
+
 @pytest.mark.parametrize("document", fill_tables.DOCUMENTS, ids=lambda path: path.name)
 def test_only_lines_of_tables_change(document: Path) -> None:
     before = document.read_text()
     after = fill_tables.filled(before, some_results())
     assert fill_tables.filled(after, some_results()) == after
     assert re.findall(r"^(?!\|).*$", after, re.MULTILINE) == re.findall(r"^(?!\|).*$", before, re.MULTILINE)
-    for name in fill_tables.TABLES:
+    for name in re.findall("<!-- figures: (.*) -->", after):
         found = after.partition(f"<!-- figures: {name} -->")[2].partition("<!-- end -->")[0].strip().splitlines()
         assert {line.count("|") for line in found} == {found[0].count("|")}
 
@@ -62,6 +77,7 @@ def test_check_says_which_document_differs(tmp_path: Path, capsys: pytest.Captur
     assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == [
         "docs/analysis.md",
         "docs/analysis.id.md",
+        "docs/performance.md",
     ]
 
 
