@@ -98,8 +98,8 @@ def _kernel(results: Results) -> Iterator[list[str]]:
 
 
 def _tls(results: Results) -> Iterator[list[str]]:
-    """Server, then for each scenario with TLS: ours as measured, of others how many times ours. At last ours as a multiple
-    of the same without TLS."""
+    """Server, then for each scenario with TLS: ours as measured, of others how many times ours. At last ours, times
+    the same without TLS."""
     for server in OVER_TLS:
         line = [server]
         for name in _TLS:
