@@ -17,7 +17,6 @@ from evloop.errors import LimitError
 from evloop.limits import Limits
 from evloop.log import DEBUG, INFO, WARNING, Logger
 from evloop.net.protocol import Protocol
-from evloop.net.unexpectedheader import FIRST_BYTES, look_for_header
 from evloop.ratelimit import LimitedLogger
 from evloop.server.server import Server
 
@@ -32,8 +31,8 @@ _HINT_AFTER_S = 5.0
 
 # How a client of TLS begins: a handshake record, of version 3. As text it would be control characters.
 _TLS_HELLO = b"\x16\x03"
-# How what is worth a line in the log begins.
-_REMARKABLE = (*FIRST_BYTES, _TLS_HELLO[:1])
+# Any of these bytes begins what is worth a line in the log: that, or a PROXY header.
+_REMARKABLE = _TLS_HELLO[:1] + b"P\r"
 _TLS_ADVICE = "seems to speak TLS, which this port does not: have it connect without, or serve it by --listen tls:..."
 
 
@@ -87,10 +86,7 @@ class CharCountProtocol(Protocol):
         self._server = server
 
     def data_handler(self) -> Callable[[bytes], bytes]:
-        log = self._server.log
-        if log.enabled(INFO):
-            return self._on_first_data
-        return self._look_at_first_data if log.enabled(WARNING) else self.session.feed
+        return self._on_first_data if self._server.log.enabled(INFO) else self._look_at_first_data
 
     def _on_first_data(self, data: bytes) -> bytes:
         connection = self.connection
@@ -110,7 +106,7 @@ class CharCountProtocol(Protocol):
     def _look_at_first_data(self, data: bytes) -> bytes:
         feed = self.session.feed
         self.connection.set_data_handler(feed)
-        if data[:1] in _REMARKABLE:
+        if data[0] in _REMARKABLE:
             self._remark(data)
         return feed(data)
 
@@ -121,6 +117,10 @@ class CharCountProtocol(Protocol):
             if connection.tls is None:
                 self._server.log.log(WARNING, "%s %s", connection.peer, _TLS_ADVICE)
         elif connection.proxy_header is None:
+            try:
+                from evloop.net.unexpectedheader import look_for_header  # here, as few begin like that
+            except (OSError, ImportError):  # out of descriptors: then it is not said
+                return
             look_for_header(connection, data, self._server.proxy_option)
 
     @property
@@ -135,15 +135,15 @@ class CharCountProtocol(Protocol):
         return self.session.message_in_progress()
 
     def on_close(self, error: Exception | None) -> None:
-        connection = self.connection
-        self._server.forget_hint(self)
-        self._server.messages += self.session.messages
-        self._server.errors += self.session.errors
-        level = DEBUG if connection.is_probe and not isinstance(error, LimitError) else INFO
-        if not self._server.log.enabled(level):
+        server, connection = self._server, self.connection
+        if server.hints:
+            server.forget_hint(self)
+        server.messages += self.session.messages
+        server.errors += self.session.errors
+        if not server.log.enabled(INFO):
             return
-        self._server.log.log(
-            level,
+        server.log.log(
+            DEBUG if connection.is_probe and not isinstance(error, LimitError) else INFO,
             "disconnect %s messages=%d errors=%d received=%d sent=%d seconds=%.3f%s",
             connection.peer,
             self.session.messages,
@@ -171,6 +171,7 @@ class CharCountServer(Server):
         messages: how many were answered on connections that are closed.
         errors: how many of them with an error.
         log: where connects and disconnects are logged. ``flush`` it at the end.
+        hints: the timers of clients that may have to be told what they did not send.
 
     Raises:
         TemplateError: the reply template can't be used.
@@ -185,7 +186,7 @@ class CharCountServer(Server):
         new_session = settings.session_factory()
         self.messages = 0
         self.errors = 0
-        self._hints: dict[CharCountProtocol, Timer] = {}
+        self.hints: dict[CharCountProtocol, Timer] = {}
         self.log = LimitedLogger(Logger("charcount"), loop.clock, call_later=loop.call_later)
         protocol_class = RawCharCountProtocol if settings.framing == "raw" else CharCountProtocol
         super().__init__(
@@ -199,10 +200,10 @@ class CharCountServer(Server):
         """Say in the log what is missing, if this client's first line does not end soon: a client of the exercise sends
         no line ends, and would wait for ever without a word.
         """
-        self._hints[protocol] = self.loop.call_later(_HINT_AFTER_S, self._hint, protocol)
+        self.hints[protocol] = self.loop.call_later(_HINT_AFTER_S, self._hint, protocol)
 
     def _hint(self, protocol: CharCountProtocol) -> None:
-        del self._hints[protocol]
+        del self.hints[protocol]
         if protocol.waits_for_line_end:
             self.log.log(
                 INFO,
@@ -214,8 +215,8 @@ class CharCountServer(Server):
 
     def forget_hint(self, protocol: CharCountProtocol) -> None:
         """The connection is over."""
-        if self._hints and protocol in self._hints:
-            self._hints.pop(protocol).cancel()
+        if protocol in self.hints:
+            self.hints.pop(protocol).cancel()
 
     def message_totals(self) -> tuple[int, int]:
         """Messages answered since the start, and how many of them with an error; open connections included."""

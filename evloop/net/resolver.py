@@ -6,6 +6,8 @@ import socket
 from collections import deque
 from collections.abc import Iterable
 
+from evloop.net.sockets import encoded_host
+
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
@@ -31,7 +33,7 @@ def look_up(host: str, port: int) -> list[Address]:
     Raises:
         OSError, UnicodeError: it has none, or can't be a name at all; `lookup_error` says it in words.
     """
-    found = socket.getaddrinfo(_encode(host), port, type=socket.SOCK_STREAM)
+    found = socket.getaddrinfo(encoded_host(host), port, type=socket.SOCK_STREAM)
     return interleaved((family, address) for family, _, _, _, address in found)
 
 
@@ -57,12 +59,3 @@ def interleaved(addresses: Iterable[Address]) -> list[Address]:
         if family:
             waiting.append(family)
     return order
-
-
-def _encode(host: str) -> str | bytes:
-    """The host as `socket.getaddrinfo` takes it, in bytes where they are the same in IDNA.
-
-    For a str it loads the IDNA codec, which takes longer than to connect.
-    """
-    plain = host.isascii() and all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))
-    return host.encode() if plain else host

@@ -110,9 +110,10 @@ class Sweeper:
 
     def forget(self, connection: Connection) -> None:
         """The connection is over."""
-        for clock in (self._undelivered, self._slow_messages):
-            if clock.seen:
-                clock.seen.pop(connection, None)
+        if self._undelivered.seen:
+            self._undelivered.seen.pop(connection, None)
+        if self._slow_messages.seen:
+            self._slow_messages.seen.pop(connection, None)
 
     def _sweep(self) -> None:
         assert self._timer is not None

@@ -9,8 +9,8 @@ from __future__ import annotations
 from evloop.log import WARNING
 from evloop.net.connection import Connection
 
-# What a PROXY header begins with. More is looked at, and the module that knows is loaded, only after one of these.
-FIRST_BYTES = (b"P", b"\r")
+# What a PROXY header begins with: one of these bytes. Only then more is looked at, and the module that knows is loaded.
+FIRST_BYTES = b"P\r"
 
 
 def look_for_header(connection: Connection, data: bytes, option: str) -> None:
@@ -21,9 +21,11 @@ def look_for_header(connection: Connection, data: bytes, option: str) -> None:
         data: the first that was received.
         option: which option wants to know from where to expect it.
     """
-    if data[:1] in FIRST_BYTES:
-        from evloop.net.proxyheader import looks_like_proxy_header
-
+    if data[0] in FIRST_BYTES:
+        try:
+            from evloop.net.proxyheader import looks_like_proxy_header
+        except (OSError, ImportError):  # out of descriptors: then it is not said, and the connection lives
+            return
         if looks_like_proxy_header(data):
             connection.loop.log_limited(
                 WARNING,

@@ -3,50 +3,36 @@
 from __future__ import annotations
 
 import socket
-from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 
 from evloop.core.loop import Loop
-from evloop.errors import DISCONNECTED, LimitError, ListenError
+from evloop.errors import ListenError
 from evloop.limits import Limits
 from evloop.log import WARNING, Logger
 from evloop.net.connection import Connection
-from evloop.net.protocol import Protocol, is_handler
-from evloop.net.sockets import origin, peer_text
-from evloop.net.sweeper import Sweeper
-from evloop.net.unexpectedheader import look_at_first_data
+from evloop.net.protocol import Protocol
 from evloop.server.countdown import Countdown
-from evloop.server.descriptors import affordable_connections
 from evloop.server.listener import Listener
 from evloop.server.opening import UNIX, endpoint_to_listen_on, open_endpoint
-from evloop.server.refusals import Refusals, refusal_line
-from evloop.server.room import make_room
-from evloop.server.stats import ServerStats
+from evloop.server.population import Population
+from evloop.server.refusals import refusal_line
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
     from evloop.net.endpoint import Endpoint
-    from evloop.net.proxyheader import ProxyHeader
     from evloop.net.tlssettings import TLSServerSettings
-    from evloop.protocols.handlers import Handler, Handlers
-    from evloop.server.proxygate import ProxyGate
+    from evloop.protocols.handlers import Handler
+    from evloop.server.population import ConnectionFactory
     from evloop.server.stats import Value
     from evloop.server.unixsockets import UnixAccess
 
-    # What makes a connection: called with the same as `Connection`, which is the default.
-    ConnectionFactory = Callable[..., Connection]
-
 _log = Logger("evloop.server")
 
-# So many headers of proxies are waited for when the server is full, so that the client is told, and logged, and not its
-# proxy.
-_MAX_HEADERS_WHEN_FULL = 8
 
-
-class Server:
+class Server(Population):
     """Serves a protocol on any number of listening sockets.
 
     Args:
@@ -71,11 +57,6 @@ class Server:
         listeners: where it listens.
     """
 
-    # For subclasses: whether the first bytes of each connection are looked at for a PROXY header that is not expected
-    # (False: the protocol does that), and which option is named then.
-    looks_for_headers = True
-    proxy_option = "proxy_from"
-
     def __init__(
         self,
         loop: Loop,
@@ -85,42 +66,9 @@ class Server:
         refusal: Callable[[str, int], bytes] = refusal_line,
         proxy_from: str | Iterable[str] = (),
     ) -> None:
-        self.loop = loop
-        self.limits = Limits() if limits is None else limits
-        self.connections: dict[Connection, object] = {}
-        self.stats = ServerStats()
-        self.listeners: list[Listener] = []
-        self.max_connections = self._affordable(self.limits.max_connections)
-        self._handlers: Handlers | None = None
-        if is_handler(protocol_factory):
-            from evloop.protocols.handlers import Handlers  # here, as who does not need it does not load it
-
-            protocol_factory = self._handlers = Handlers(loop, protocol_factory, self._check_stopped)  # type: ignore[arg-type]
-        self._protocol_factory: Callable[[], Protocol] = protocol_factory  # type: ignore[assignment]
-        self._refusals = Refusals(loop, self.limits, self.stats, refusal, self._wake_listeners)
-        self._by_origin: Counter[object] = Counter()
-        self._gate: ProxyGate | None = None
-        if proxy_from:
-            from evloop.server.proxygate import ProxyGate  # here, as few are behind a proxy
-
-            self._gate = ProxyGate(loop, proxy_from, self.limits, self.stats, self._wake_listeners)
-        self._forget_connection = self._forget  # one bound method for all connections
-        self.stopping = self.aborted = False
+        super().__init__(loop, protocol_factory, limits, refusal=refusal, proxy_from=proxy_from)
         self._countdown: Countdown | None = None
         self._on_stopped: list[Callable[[], object]] = []
-        self._sweeper = Sweeper(loop, self.connections, self.limits)
-        self._make_room = partial(make_room, loop, self.connections)
-        loop.memory.givers.append(self._make_room)
-
-    def _affordable(self, wanted: int) -> int:
-        poller = self.loop.poller
-        affordable = affordable_connections(wanted, poller.capacity)
-        if affordable < wanted:
-            reason = "the descriptor limit allows no more (raise it with ulimit -n)"
-            if affordable < affordable_connections(wanted, None):
-                reason = f"{poller.name} can watch no more"
-            _log.log(WARNING, "at most %d connections, not %d: %s", affordable, wanted, reason)
-        return affordable
 
     # ------------------------------------------------------------------ life
 
@@ -279,13 +227,6 @@ class Server:
             except Exception as error:
                 self.loop.log_exception(error, "what was to be called when the server has stopped raised")
 
-    def totals(self) -> tuple[int, int]:
-        """Bytes received and sent since the start, open connections included."""
-        return (
-            self.stats.bytes_received + sum(connection.bytes_received for connection in self.connections),
-            self.stats.bytes_sent + sum(connection.bytes_sent for connection in self.connections),
-        )
-
     def status(self) -> dict[str, Value]:
         """What an operator wants to know, as values; the names are those of `evloop.server.stats.STATUS`.
 
@@ -319,82 +260,3 @@ class Server:
             "slowest_pass_s": slowest_s,
             "slowest_handler": slowest,
         }
-
-    # ------------------------------------------------------------------ connections
-
-    def _accepted(
-        self,
-        connection_factory: ConnectionFactory,
-        family: int,
-        sock: socket.socket,
-        address: Any,
-        header: ProxyHeader | None = None,
-    ) -> None:
-        limits, gate = self.limits, self._gate
-        occupied = len(self.connections) + (0 if gate is None else len(gate.waiting))
-        if gate is not None:
-            may_wait = occupied < self.max_connections + _MAX_HEADERS_WHEN_FULL
-            if header is None and may_wait and gate.expects_header(family, address):
-                gate.take(sock, address, partial(self._accepted, connection_factory))
-                return
-        if occupied >= self.max_connections:
-            self._refusals.refuse(connection_factory, sock, address, "too-many-connections", self.max_connections)
-            return
-        per_address = limits.max_connections_per_address
-        who = None
-        if per_address is not None:
-            who = origin(family, address, limits.ipv6_prefix_bits)
-            if who is not None and self._by_origin[who] >= per_address:
-                limit = "too-many-connections-from-address"
-                self._refusals.refuse(connection_factory, sock, address, limit, per_address)
-                return
-        self.stats.accepted += 1
-        peer, forget, limits_hit = peer_text(address), self._forget_connection, self.stats.limits
-        try:
-            connection = connection_factory(self.loop, sock, peer, self._protocol_factory(), limits, forget, limits_hit)
-        except Exception as error:
-            self.stats.failed += 1
-            self.stats.closed += 1
-            sock.close()
-            self.loop.log_exception(error, "connection %s closed: its protocol could not be made", peer)
-            return
-        connection.proxy_header = header
-        if self.looks_for_headers and header is None:
-            look_at_first_data(connection, self.proxy_option)
-        if who is not None:
-            self._by_origin[who] += 1
-        self.connections[connection] = who
-        try:
-            connection.open()
-        except OSError as error:
-            self._forget(connection, error)
-
-    def _wake_listeners(self) -> None:
-        """A descriptor has become free, or will be at the end of this pass."""
-        for listener in self.listeners:
-            if listener.resting:
-                self.loop.call_soon(listener.resume)
-
-    def _forget(self, connection: Connection, error: Exception | None) -> None:
-        who = self.connections.pop(connection, None)
-        if who is not None:
-            self._by_origin[who] -= 1
-            if not self._by_origin[who]:
-                del self._by_origin[who]
-        self._sweeper.forget(connection)
-        stats = self.stats
-        stats.closed += 1
-        stats.bytes_received += connection.bytes_received
-        stats.bytes_sent += connection.bytes_sent
-        if connection.is_probe:
-            stats.probes += 1
-            if isinstance(error, OSError) and error.errno in DISCONNECTED:
-                error = None  # some health checks end by a reset
-        if error is not None:
-            stats.failed += 1
-            if isinstance(error, LimitError):
-                stats.limits[error.limit] += 1
-                self.aborted = self.aborted or self.stopping
-        self._wake_listeners()
-        if self.stopping:
-            self.loop.call_soon(self._check_stopped)

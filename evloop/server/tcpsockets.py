@@ -7,7 +7,7 @@ import os
 import socket
 
 from evloop.errors import ListenError
-from evloop.net.sockets import peer_text
+from evloop.net.sockets import encoded_host, peer_text
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ def resolve(host: str, port: int) -> list[tuple[int, Any]]:
     Raises:
         ListenError: in one line, what happened and what to do.
     """
+    name = encoded_host(host) if host else None
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ListenError(f"cannot resolve host {host!r}: {reason}; give a name or address of this machine") from None

@@ -73,6 +73,7 @@ ORDER = [
     "evloop.server.stats",
     "evloop.server.refusals",
     "evloop.server.proxygate",
+    "evloop.server.population",
     "evloop.server.server",
     "evloop.testing",
     "evloop.program.systemd",

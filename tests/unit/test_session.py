@@ -297,10 +297,13 @@ def test_the_classic_reply():
         ("{{{count}}}", b"{42}\n"),
         ("{count} é", "42 é\n".encode()),
         ("{count} of {count}", b"42 of 42\n"),
+        ("100 %% of %s, %d: {count}", b"100 %% of %s, %d: 42\n"),
     ],
 )
 def test_good_templates(template, reply):
-    assert Replies(template)[42] == reply
+    replies = Replies(template)
+    assert replies[42] == replies.ready[42] == reply
+    assert replies[10**12] == (template.format(count=10**12) + "\n").encode()
 
 
 @pytest.mark.parametrize(

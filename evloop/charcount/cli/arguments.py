@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 EXIT_USAGE = 2
+EXIT_TLS = 5  # of both commands: files that can't be used, or a connection that can't be made so
+
+# argparse asks gettext for translations of its words. Python has none, and to find that out takes the file system some
+# looks, and loads `locale`: a thirtieth of the whole start.
+argparse._ = str  # type: ignore[attr-defined]
 
 _INT_MAX = 2**31 - 1
 
@@ -38,6 +43,7 @@ class CommandParser(argparse.ArgumentParser):
     origin: str | None = None
 
     def __init__(self, command: str, usage: str, description: str, epilog: str) -> None:
+        width = terminal_columns() - 2
         super().__init__(
             prog=command,
             usage=f"%(prog)s {usage}",
@@ -45,9 +51,7 @@ class CommandParser(argparse.ArgumentParser):
             epilog=epilog,
             # A script that says --max must not change its meaning when there is a second option of that beginning.
             allow_abbrev=False,
-            formatter_class=lambda prog: argparse.HelpFormatter(
-                prog, max_help_position=_HELP_COLUMN, width=terminal_columns() - 2
-            ),
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=_HELP_COLUMN, width=width),
         )
         self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator
 
-from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser, one_line, port_number, seconds
+from evloop.charcount.cli.arguments import EXIT_TLS, EXIT_USAGE, CommandParser, one_line, port_number, seconds
 from evloop.charcount.cli.streams import (
     OutputEndedError,
     OutputError,
@@ -20,7 +20,7 @@ from evloop.charcount.cli.streams import (
     write_stdout,
 )
 from evloop.charcount.cli.terminal import typed_lines
-from evloop.charcount.cli.tlsoptions import EXIT_TLS, add_client_options, advice, check_client_options, client_settings
+from evloop.charcount.cli.tlsoptions import add_client_options, advice, check_client_options, client_settings
 from evloop.charcount.client import (
     DEFAULT_TIMEOUT_S,
     CharCountClient,

@@ -7,7 +7,6 @@ import os
 
 from evloop.charcount.cli.arguments import CommandParser, one_line, user_ids
 from evloop.charcount.cli.settings import SETTINGS
-from evloop.charcount.cli.tlsoptions import check_server_options, server_settings
 from evloop.net.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, parse_endpoint
 from evloop.server.opening import endpoint_to_listen_on
 from evloop.server.tcpsockets import resolve
@@ -74,8 +73,13 @@ class Places:
         self.unused = [endpoint for endpoint in inherited if endpoint not in self.names]
         self._args = args
         by_tls = [endpoint for endpoint in self.names if endpoint.tls]
-        check_server_options(parser, args, by_tls)
-        self.tls: TLSServerSettings | None = server_settings(args) if by_tls else None
+        self.tls: TLSServerSettings | None = None
+        if by_tls or args.tls_cert or args.tls_key or args.tls_client_ca:
+            from evloop.charcount.cli.tlsoptions import check_server_options, server_settings  # here, as few need them
+
+            check_server_options(parser, args, by_tls)
+            if by_tls:
+                self.tls = server_settings(args)
 
     def listen(self, server: Server) -> list[str]:
         """Have the server listen at all of them.

@@ -10,11 +10,10 @@ import sys
 from collections.abc import Mapping
 
 from evloop.charcount.cli import environment
-from evloop.charcount.cli.arguments import EXIT_USAGE, CommandParser
+from evloop.charcount.cli.arguments import EXIT_TLS, EXIT_USAGE, CommandParser
 from evloop.charcount.cli.listening import Places, forget_host_and_port, reject_two_places
 from evloop.charcount.cli.settings import LOG_LEVELS, SETTINGS, setting_name
 from evloop.charcount.cli.streams import run_command, say, write_stdout
-from evloop.charcount.cli.tlsoptions import EXIT_TLS
 from evloop.charcount.server import CharCountServer, ServiceSettings
 from evloop.charcount.session import CLASSIC_TEMPLATE, TemplateError
 from evloop.errors import ListenError, TLSSettingsError

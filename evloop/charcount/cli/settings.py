@@ -28,8 +28,9 @@ from evloop.log import DEBUG, ERROR, INFO, WARNING
 
 Value = bool | int | float | str | tuple[str, ...]
 
-_LIST_ITEM = re.compile(r"(?:\\.|[^\\,\s])+\\?|\\\Z", re.DOTALL)
-_SPECIAL_IN_LIST = re.compile(r"[\\,\s]")
+# Compiled when one is needed: that takes longer than all the rest of this module.
+_LIST_ITEM = r"(?:\\.|[^\\,\s])+\\?|\\\Z"
+_SPECIAL_IN_LIST = r"[\\,\s]"
 
 LOG_LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
 
@@ -130,7 +131,7 @@ def as_text(value: Value) -> str:
     if isinstance(value, float):
         return str(value).removesuffix(".0")
     if isinstance(value, tuple | list):
-        return ",".join(_SPECIAL_IN_LIST.sub(r"\\\g<0>", text) for text in value)
+        return ",".join(re.sub(_SPECIAL_IN_LIST, r"\\\g<0>", text) for text in value)
     return str(int(value) if isinstance(value, bool) else value)
 
 
@@ -138,7 +139,7 @@ def from_list(text: str) -> list[str]:
     """What a variable holds of which there are several: with commas or blanks between, and a backslash before each of
     these, and before a backslash, that is part of one.
     """
-    return [re.sub(r"\\(.)", r"\1", item, flags=re.DOTALL) for item in _LIST_ITEM.findall(text)]
+    return [re.sub(r"\\(.)", r"\1", item, flags=re.DOTALL) for item in re.findall(_LIST_ITEM, text, flags=re.DOTALL)]
 
 
 def _setting_of(limit: Limit, option_help: str) -> Setting:

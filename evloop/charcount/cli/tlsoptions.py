@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from evloop.net.endpoint import Endpoint
     from evloop.net.tlssettings import TLSClientSettings, TLSServerSettings
 
-EXIT_TLS = 5  # of both commands: files that can't be used, or a connection that can't be made so
-
 # What a person at the client's command line can do, by the kind of failure.
 _ADVICE = {
     "chain": "; --ca FILE trusts its authority",
