@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from statistics import median
 
 import pytest
 
@@ -101,5 +102,9 @@ def test_calls_of_one_more_message(
     ],
 )
 def test_instructions_of_one_more_message(exchange: Exchange, records: list[bytes], reply_size: int, most: int) -> None:
-    cost = instructions(exchange, 2, records, reply_size) - instructions(exchange, 1, records, reply_size)
-    assert 0 < cost <= most
+    # A timer may fire in one of the passes, so the median of three.
+    costs = [
+        instructions(exchange, 2, records, reply_size) - instructions(exchange, 1, records, reply_size)
+        for _ in range(3)
+    ]
+    assert 0 < median(costs) <= most
