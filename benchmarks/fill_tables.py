@@ -100,9 +100,12 @@ def _kernel(results: Results) -> Iterator[list[str]]:
 def _tls(results: Results) -> Iterator[list[str]]:
     """Server, then for each scenario with TLS: ours as measured, of others how many times ours. At last ours, times
     the same without TLS."""
-    for server in OVER_TLS:
+    for server in (*OVER_TLS, "python-floor"):
         line = [server]
         for name in _TLS:
+            if server not in (SCENARIOS[name].servers or ()):
+                line.append("")
+                continue
             metric = SCENARIOS[name].metric
             if server == OURS:
                 line.append(_significant(_found(results, name, OURS, metric)))

@@ -72,7 +72,8 @@ def _in_flight() -> Iterator[Scenario]:
         ("tls-records", 16, "16 in flight, a record each", True),
     ):
         title = f"TLS 1.3, {how}, 300 connections, 32 B"
-        yield Scenario(name, title, "inflight", depth=depth, tls=True, records=records, servers=OVER_TLS)
+        servers = (*OVER_TLS, "python-floor")
+        yield Scenario(name, title, "inflight", depth=depth, tls=True, records=records, servers=servers)
 
 
 def _connections() -> Iterator[Scenario]:

@@ -130,7 +130,13 @@ PEERS = {
     for peer in (
         Peer(OURS, "ours", _evloop, over_tls=_evloop_over_tls),
         Peer("c-epoll", "native", lambda: [str(native.build(_HERE / "c_epoll.c")), "0"], "cc"),
-        Peer("python-floor", "floor", _module("python_floor"), only_in=_LOOP_IN),
+        Peer(
+            "python-floor",
+            "floor",
+            _module("python_floor"),
+            only_in=_LOOP_IN,
+            over_tls=_module_over_tls("python_floor_tls"),
+        ),
         Peer("python-floor-et", "floor", _module("python_floor", "edge-triggered"), only_in=_LOOP_IN),
         *(
             peer

@@ -55,6 +55,7 @@ def test_the_table_of_tls_has_ours_their_ratios_and_what_plaintext_costs() -> No
         "evloop": ["10.0", "–", "–", "–", "–", "17,600"],
         "uvloop-protocol": ["×3.00 (3.00–3.00)", "–", "–", "–", "–", "×2.61 (2.61–2.61)"],
         **{server: ["–"] * 6 for server in OVER_TLS if server not in ("evloop", "uvloop-protocol")},
+        "python-floor": ["–", "–", "–", "", "", ""],
         "ours, times plaintext": ["×1.93 (1.85–2.00)", "–", "", "", "", ""],
     }
 
