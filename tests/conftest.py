@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import selectors
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,9 +30,15 @@ from evloop.charcount.server import CharCountServer, ServiceSettings
 from servers import RunningServer, small_limits
 from waiting import SELECTORS, LoopThread
 
-# No deadline: the machine may be busy. Nothing is written to disk.
-settings.register_profile("evloop", deadline=None, database=None)
+# No deadline: the machine may be busy. Nothing is written to disk. Half as many examples as usual: they are others in
+# each run, and CI runs all tests twice. Where more are worth the time, a slow test has them.
+settings.register_profile("evloop", deadline=None, database=None, max_examples=50)
 settings.load_profile("evloop")
+
+
+# Programs inherit what is ignored: in a shell script's background, no test would see one of them interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -140,10 +147,22 @@ def logged(_clean: LoggedWarnings) -> LoggedWarnings:
 # ---------------------------------------------------------------------- loops and servers
 
 
-@pytest.fixture(params=SELECTORS, ids=lambda selector: selector.__name__.removesuffix("Selector").lower())
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that uses `selector`, or what is built on it, runs with each selector class of the platform.
+
+    For what does not depend on it there is the mark ``one_selector``, of a test or of a file.
+    """
+    if "selector" in metafunc.fixturenames and metafunc.definition.get_closest_marker("one_selector") is None:
+        marks = metafunc.definition.iter_markers("parametrize")
+        if not any("selector" in mark.args[0] for mark in marks):
+            names = [selector.__name__.removesuffix("Selector").lower() for selector in SELECTORS]
+            metafunc.parametrize("selector", SELECTORS, indirect=True, ids=names)
+
+
+@pytest.fixture
 def selector(request: pytest.FixtureRequest) -> type[selectors.BaseSelector]:
-    """Each selector class of the platform in turn: a test that uses this, or what is built on it, runs with each."""
-    chosen: type[selectors.BaseSelector] = request.param
+    """A selector class: each one of the platform in turn, or the platform's own choice; see above."""
+    chosen: type[selectors.BaseSelector] = getattr(request, "param", selectors.DefaultSelector)
     return chosen
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from waiting import DEADLINE_S
+from evloop import EventLoop
+from servers import Recorder
+from waiting import DEADLINE_S, run_pass, run_until
 
 Address = tuple[Any, ...]
 
@@ -20,6 +22,17 @@ def closed_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def error_of(loop: EventLoop, protocol: Recorder) -> str:
+    """What the protocol is told of a connection that can't be made, and that nothing else is said."""
+    run_until(loop, lambda: protocol.events)
+    for _ in range(2):
+        run_pass(loop)
+    ((kind, text),) = protocol.events
+    assert kind == "connect error"
+    assert text.isprintable()
+    return str(text)
 
 
 @contextlib.contextmanager

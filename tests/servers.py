@@ -109,6 +109,13 @@ class RunningServer:
         self.close()
 
 
+class Echo(Protocol):
+    """Sends back what comes."""
+
+    def on_data(self, data: bytes) -> bytes:
+        return data
+
+
 class Recorder(Protocol):
     """Writes down which callbacks are called and with what, for all connections of a test.
 

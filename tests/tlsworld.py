@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from evloop import EventLoop, Limits, Protocol, Server
+from evloop.net.tlsinfo import HandshakeTally
 from evloop.net.tlssettings import TLSServerSettings
+from servers import RunningServer
 from waiting import DEADLINE_S
 
 trustme = pytest.importorskip("trustme", reason="trustme makes the certificates")
@@ -77,6 +79,22 @@ class TLSServer(Server):
 
     def listen(self, *where: Any, **options: Any) -> list[str]:
         return super().listen(*where, tls=self.tls, **options)
+
+
+def tally(server: RunningServer) -> HandshakeTally:
+    """What a server of `TLSServer`'s kind has counted."""
+    assert isinstance(server.server, TLSServer)
+    return server.server.tls.tally
+
+
+def hello() -> bytes:
+    """A client's first words."""
+    outgoing = ssl.MemoryBIO()
+    try:
+        world().client_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return outgoing.read()
 
 
 def connect_tls(

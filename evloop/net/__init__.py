@@ -1,4 +1,4 @@
-"""What moves bytes: connections, in and out, and what they are made of.
+"""What moves bytes: connections, in and out, what they are made of, and their time-outs.
 
-One connection at a time: what a server does with many of them is not in here.
+Who accepts connections, how many there may be, and what becomes of all of them in the end is not in here.
 """

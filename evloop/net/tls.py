@@ -19,20 +19,14 @@ How bytes are moved is below, in `evloop.net.tlsstream`; what contexts are made 
 
 from __future__ import annotations
 
-import socket
 import sys
-from collections import Counter
-from collections.abc import Callable
-from ssl import MemoryBIO, SSLError, SSLObject, SSLWantReadError
+from ssl import SSLError, SSLObject, SSLWantReadError
 
-from evloop.core.loop import Loop
 from evloop.errors import ConnectError, LimitError, TLSError
-from evloop.limits import Limits
 from evloop.log import INFO, WARNING
 from evloop.net.buffers import NOTHING_MORE
-from evloop.net.connection import NOBODY, Connection
+from evloop.net.connection import NOBODY
 from evloop.net.linger import Linger
-from evloop.net.protocol import Protocol
 from evloop.net.state import State
 from evloop.net.tlsfailure import explain, plaintext
 from evloop.net.tlsinfo import HandshakeTally, TLSInfo, server_name
@@ -41,6 +35,8 @@ from evloop.net.tlsstream import PAUSED_BY_HANDSHAKE, SealedConnection
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
+
+    from evloop.net.tlsstream import Wrap
 
 _OPEN = State.OPEN
 _LINGERING = State.LINGERING
@@ -60,38 +56,15 @@ class TLSConnection(SealedConnection):
     """A `Connection` that speaks TLS. Made by settings (`evloop.net.tlssettings`).
 
     Args:
-        wrap: makes the TLS object between two buffers: what is received, and what is to be sent.
+        connection: what a `Connection` is made from.
         tally: where handshakes are counted.
-        handshake_timeout_s: how long the handshake may take.
+        wrap, handshake_timeout_s: as for `SealedConnection`.
     """
 
     __slots__ = ("_drains", "_failure", "_tally")
 
-    def __init__(
-        self,
-        loop: Loop,
-        sock: socket.socket,
-        peer: str,
-        protocol: Protocol,
-        limits: Limits,
-        on_closed: Callable[[Connection, Exception | None], None] | None = None,
-        limits_hit: Counter[str] | None = None,
-        *,
-        wrap: Callable[[MemoryBIO, MemoryBIO], SSLObject],
-        tally: HandshakeTally,
-        handshake_timeout_s: float,
-    ) -> None:
-        super().__init__(
-            loop,
-            sock,
-            peer,
-            protocol,
-            limits,
-            on_closed,
-            limits_hit,
-            wrap=wrap,
-            handshake_timeout_s=handshake_timeout_s,
-        )
+    def __init__(self, *connection: Any, tally: HandshakeTally, wrap: Wrap, handshake_timeout_s: float) -> None:
+        super().__init__(*connection, wrap=wrap, handshake_timeout_s=handshake_timeout_s)
         self._tally = tally
         self._drains = False  # as soon as the handshake is done
         self._failure: TLSError | None = None

@@ -11,19 +11,14 @@ use the new ones; connections that are open go on.
 from __future__ import annotations
 
 import os
-import socket
 import ssl
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from evloop.core.loop import Loop
 from evloop.core.timers import Timer
 from evloop.errors import TLSSettingsError
-from evloop.limits import Limits
 from evloop.log import ERROR, NOTICE, WARNING, Logger
-from evloop.net.connection import Connection
-from evloop.net.protocol import Protocol
 from evloop.net.tls import TLSConnection
 from evloop.net.tlsfiles import Certificate, check_key_file, fingerprint, load_authorities, load_pair, try_out
 from evloop.net.tlsinfo import HandshakeTally
@@ -101,28 +96,10 @@ class TLSServerSettings:
 
     # ------------------------------------------------------------------ connections
 
-    def connection(
-        self,
-        loop: Loop,
-        sock: socket.socket,
-        peer: str,
-        protocol: Protocol,
-        limits: Limits,
-        on_closed: Callable[[Connection, Exception | None], None] | None = None,
-        limits_hit: Counter[str] | None = None,
-    ) -> TLSConnection:
+    def connection(self, *connection: Any) -> TLSConnection:
         """Make a connection for an accepted socket: called as `Connection` is."""
         return TLSConnection(
-            loop,
-            sock,
-            peer,
-            protocol,
-            limits,
-            on_closed,
-            limits_hit,
-            wrap=self._wrap,
-            tally=self.tally,
-            handshake_timeout_s=self._handshake_timeout_s,
+            *connection, tally=self.tally, wrap=self._wrap, handshake_timeout_s=self._handshake_timeout_s
         )
 
     def _wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
@@ -288,10 +265,12 @@ class TLSClientSettings:
         except ValueError as error:  # a UnicodeError, too
             raise ValueError(f"{name!r} can't be the name of a TLS server: {error}") from None
 
-        def connection(*args: Any) -> TLSConnection:
-            return TLSConnection(*args, wrap=wrap, tally=self.tally, handshake_timeout_s=self._handshake_timeout_s)
+        def made(*connection: Any) -> TLSConnection:
+            return TLSConnection(
+                *connection, tally=self.tally, wrap=wrap, handshake_timeout_s=self._handshake_timeout_s
+            )
 
-        return connection
+        return made
 
     def _wrapper(self, name: str) -> Callable[[ssl.MemoryBIO, ssl.MemoryBIO], ssl.SSLObject]:
         return lambda incoming, outgoing: self.context.wrap_bio(incoming, outgoing, server_hostname=name)

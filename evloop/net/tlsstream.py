@@ -23,23 +23,25 @@ How such a connection is made, and what comes of what goes wrong, is told by the
 
 from __future__ import annotations
 
-import socket
-from collections import Counter
 from collections.abc import Callable
 from ssl import MemoryBIO, SSLError, SSLObject, SSLWantReadError, SSLZeroReturnError
 
-from evloop.core.loop import Loop
 from evloop.core.poller import READ, WRITE
 from evloop.core.timers import Timer
 from evloop.errors import RETRY, CallbackResultError, TLSError
-from evloop.limits import Limits
 from evloop.net.buffers import NOTHING_MORE
 from evloop.net.connection import Connection
-from evloop.net.protocol import Protocol
 from evloop.net.receiving import FIRST_RECV_BYTES, MAX_PIECE_BYTES, larger_recv_bytes
 from evloop.net.state import State
 from evloop.net.tlsfailure import truncated
 from evloop.net.tlsqueue import RECORD_BYTES, SealingQueue
+
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Any
+
+    # What makes the TLS object between two buffers: what is received, and what is to be sent.
+    Wrap = Callable[[MemoryBIO, MemoryBIO], SSLObject]
 
 _OPEN = State.OPEN
 _HALF_CLOSED = State.HALF_CLOSED
@@ -59,7 +61,8 @@ class SealedConnection(Connection):
     """A `Connection` over a TLS object. Not to be made by itself: see `evloop.net.tls`.
 
     Args:
-        wrap: makes the TLS object between two buffers: what is received, and what is to be sent.
+        connection: what a `Connection` is made from.
+        wrap: makes the TLS object.
         handshake_timeout_s: how long the handshake may take.
     """
 
@@ -78,20 +81,8 @@ class SealedConnection(Connection):
         "_write",
     )
 
-    def __init__(
-        self,
-        loop: Loop,
-        sock: socket.socket,
-        peer: str,
-        protocol: Protocol,
-        limits: Limits,
-        on_closed: Callable[[Connection, Exception | None], None] | None = None,
-        limits_hit: Counter[str] | None = None,
-        *,
-        wrap: Callable[[MemoryBIO, MemoryBIO], SSLObject],
-        handshake_timeout_s: float,
-    ) -> None:
-        super().__init__(loop, sock, peer, protocol, limits, on_closed, limits_hit)
+    def __init__(self, *connection: Any, wrap: Wrap, handshake_timeout_s: float) -> None:
+        super().__init__(*connection)
         self._incoming, self._outgoing = MemoryBIO(), MemoryBIO()
         self._tls = tls = wrap(self._incoming, self._outgoing)
         # Methods that each message needs.
@@ -102,7 +93,8 @@ class SealedConnection(Connection):
         self._in_record = False  # the beginning of a record has come, and its rest is missing
         self._receive_at_most(FIRST_RECV_BYTES)
         self._pause = PAUSED_BY_HANDSHAKE
-        self._deadline: Timer | None = loop.call_later(handshake_timeout_s, self._handshake_timed_out)  # while it lasts
+        # While the handshake lasts.
+        self._deadline: Timer | None = self.loop.call_later(handshake_timeout_s, self._handshake_timed_out)
         self._ended = False  # the peer has said goodbye
         self._said_goodbye = False  # we have
 

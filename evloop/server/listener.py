@@ -138,15 +138,16 @@ class Listener:
 
     def resume(self) -> None:
         """Accept again, if it rests because descriptors had run out; or go on to rest, if the kernel can't watch it."""
-        if self._pause_timer is not None and not self._closed:
-            self._pause_timer.cancel()
-            self._pause_timer = self._loop.call_later(EXHAUSTED_PAUSE_S, self.resume)
-            try:
-                self._loop.poller.watch(self._socket.fileno(), READ, self._handle_acceptable)
-            except OSError:  # out of memory for watches
-                return
-            self._pause_timer.cancel()
-            self._pause_timer = None
+        if self._pause_timer is None:
+            return
+        self._pause_timer.cancel()
+        self._pause_timer = self._loop.call_later(EXHAUSTED_PAUSE_S, self.resume)
+        try:
+            self._loop.poller.watch(self._socket.fileno(), READ, self._handle_acceptable)
+        except OSError:  # out of memory for watches
+            return
+        self._pause_timer.cancel()
+        self._pause_timer = None
 
     @property
     def resting(self) -> bool:

@@ -95,6 +95,7 @@ def test_json_says_what_was_run_and_on_what_and_can_be_compared(load: Load, tmp_
     assert "throughput: no clear difference" in compared.stdout
 
 
+@pytest.mark.slow
 def test_files_for_other_programs(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("t.json", "t.csv", "t.hgrm", "t.html")]
     files = [f"--{path.suffix[1:]}={path}" for path in paths]
@@ -125,6 +126,7 @@ def test_connections_without_a_message_are_held(load: Load) -> None:
     assert done.result["connections"] == 300
 
 
+@pytest.mark.slow
 def test_memory_per_connection_is_what_one_more_costs(load: Load) -> None:
     # The first connection alone makes the server grow by half a megabyte, which others don't.
     costs = {}

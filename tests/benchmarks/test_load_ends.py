@@ -28,6 +28,7 @@ from benchmarks.loadgen.runner import run_once
 from benchmarks.loadgen.settings import Settings
 from evloop.net.endpoint import TcpEndpoint
 from paths import ROOT
+from variants import first_of
 from waiting import wait_until
 
 LOAD = str(ROOT / "benchmarks" / "load.py")
@@ -81,7 +82,7 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", first_of(signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 def test_a_signal_ends_it_with_what_there_is_and_leaves_nothing_running(
     number: signal.Signals, start: Start, tmp_path: Path
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_terminal_that_is_gone_loses_the_report_and_no_file(tmp_path: Path) ->
     assert not any(alive(process) for process in children)
 
 
+@pytest.mark.slow
 def test_an_interrupt_between_runs_keeps_those_that_are_over(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     arguments = ["-c", "3", "-d", "0.2", "--warmup", "0", "--repeat", "1000", "--json", str(path)]

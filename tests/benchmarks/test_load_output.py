@@ -14,14 +14,18 @@ from pathlib import Path
 import pytest
 
 from paths import ROOT
+from variants import first_of
 
 LOAD = str(ROOT / "benchmarks" / "load.py")
 TINY = "-c 2 -n 300 --warmup 0"
 
 # What a login shell has, and with what images of containers set.
 PLAIN = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-ENVIRONMENTS = [PLAIN, PLAIN | {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}]
-environments = pytest.mark.parametrize("environment", ENVIRONMENTS, ids=["plain", "unbuffered"])
+UNBUFFERED = PLAIN | {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+environments = pytest.mark.parametrize(
+    "environment",
+    [pytest.param(PLAIN, id="plain"), pytest.param(UNBUFFERED, id="unbuffered", marks=pytest.mark.slow)],
+)
 
 
 def shell(line: str, environment: dict[str, str] = PLAIN, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -94,7 +98,7 @@ def test_a_stdout_that_takes_little_at_a_time_gets_all(environment: dict[str, st
     assert received == b"x" * 4000 + whole
 
 
-@pytest.mark.parametrize("kind", ["json", "csv", "hgrm", pytest.param("html", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", first_of("json", "csv", "hgrm", "html"))
 def test_a_disk_that_is_full_costs_that_file_only(kind: str, tmp_path: Path) -> None:
     other = "csv" if kind == "json" else "json"
     done = shell(f"load.py {TINY} --{kind} /dev/full --{other} other", PLAIN, tmp_path)
@@ -103,7 +107,7 @@ def test_a_disk_that_is_full_costs_that_file_only(kind: str, tmp_path: Path) -> 
     assert (tmp_path / "other").stat().st_size > 100
 
 
-@pytest.mark.parametrize("kind", ["json", "csv", "hgrm", "html"])
+@pytest.mark.parametrize("kind", first_of("json", "csv", "hgrm", "html"))
 def test_a_file_that_can_not_be_made_is_found_before_the_run(kind: str, tmp_path: Path) -> None:
     done = shell(f"load.py -d 3600 --{kind} no/such/file", PLAIN, tmp_path)
     assert (done.returncode, done.stdout) == (5, "")

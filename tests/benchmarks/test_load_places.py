@@ -19,6 +19,7 @@ from evloop.net.endpoint import UnixEndpoint, parse_endpoint
 from paths import ROOT, SERVER
 from processes import Process
 from tlsworld import world
+from variants import first_of
 
 
 @pytest.mark.parametrize("churn", [False, True])
@@ -33,7 +34,7 @@ def test_a_server_on_a_unix_socket(tmp_path: Path, churn: bool) -> None:
         assert result["server"]["pids"] == [server.popen.pid]
 
 
-@pytest.mark.parametrize("churn", [False, True])
+@pytest.mark.parametrize("churn", first_of(False, True))
 def test_a_server_by_tls(churn: bool) -> None:
     certificate, key = world().pair
     with Process([SERVER, "--listen", "tls:127.0.0.1:0", "--tls-cert", certificate, "--tls-key", key]) as server:
@@ -56,6 +57,7 @@ def test_nobody_on_a_unix_socket(tmp_path: Path) -> None:
 
 IN_A_NETWORK_OF_ITS_OWN = """
 import fcntl, os, socket, struct, subprocess, sys
+from variants import first_of
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
     fcntl.ioctl(sock, 0x8914, struct.pack("16sh", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS: up, running
 with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as ports:
@@ -65,6 +67,7 @@ sys.exit(subprocess.run([sys.executable, *sys.argv[1:]]).returncode)
 
 
 @pytest.mark.skipif(os.getuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+@pytest.mark.slow
 def test_more_connections_than_an_address_has_ports(tmp_path: Path) -> None:
     """In a network where it has 100: on the machine's own it would take 28,000 connections to find out."""
     report = tmp_path / "report.json"

@@ -110,6 +110,7 @@ def test_memory_per_connection_begins_with_the_first_tenth() -> None:
     assert cost(Settings(connections=1000), errors=part()["errors"] | {"refused": 1}) is None, "not so many were open"
 
 
+@pytest.mark.slow
 def test_several_runs_have_a_summary(load: Load) -> None:
     done = load("-c", "3", "-n", "1200", "--warmup", "0", "--repeat", "3")
     *_, rest = done.stdout.partition("\nall 3 runs ")

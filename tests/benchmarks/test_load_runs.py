@@ -166,6 +166,7 @@ def test_a_refused_connection_is_told_why() -> None:
         run_once(BRIEF, spawn=command.format(python=sys.executable))
 
 
+@pytest.mark.slow
 def test_the_same_seed_sends_the_same_messages() -> None:
     def totals(seed: int) -> Any:
         settings = Settings(connections=1, messages=500, size="uniform:1-90", text="mixed", warmup_s=0.0, seed=seed)

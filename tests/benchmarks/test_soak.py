@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
-import selectors
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,10 +33,7 @@ GOOD = Status(
 )
 
 
-@pytest.fixture
-def selector() -> type[selectors.BaseSelector]:
-    """The platform's own choice: what is tested here does not depend on it."""
-    return selectors.DefaultSelector
+pytestmark = pytest.mark.one_selector
 
 
 def test_each_limit_on_the_page_must_be_hit_but_five():

@@ -27,6 +27,7 @@ from benchmarks.comparison.runner import RunError, figures, measure_memory, memo
 from benchmarks.comparison.scenarios import GROWTHS, SCENARIOS
 from benchmarks.comparison.statistics import estimate, paired_ratio
 from benchmarks.peers.registry import OURS, PEERS
+from variants import first_of
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
 VERSUS = [sys.executable, str(ROOT / "benchmarks" / "versus.py")]
@@ -335,7 +336,7 @@ def test_the_generator_catches_one_bad_reply_in_ten_thousand(
 
 
 @needs_compiler
-@pytest.mark.parametrize("mode", ["churn", "open"])
+@pytest.mark.parametrize("mode", first_of("churn", "open"))
 def test_the_other_modes_of_the_generator(mode: str, tmp_path: Path) -> None:
     scenario = {"churn": "churn", "open": "open-half"}[mode]
     found = run_versus(

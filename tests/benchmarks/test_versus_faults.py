@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ import pytest
 from benchmarks import versus
 from benchmarks.common import native
 from benchmarks.common.paths import ROOT
-from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN
+from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN, EXIT_OK
 from benchmarks.comparison import files, report
 from benchmarks.comparison.results import Results
+from variants import first_of
 from waiting import wait_until
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
@@ -30,6 +33,20 @@ MACHINE = {"cpu": "some", "cores": 2, "kernel": "some", "python": "some", "commi
 def run_versus(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.run([*VERSUS, *arguments], text=True, timeout=60, **streams)
+
+
+def run_until_answered(
+    run: Callable[[], subprocess.CompletedProcess[str]], kept: Callable[[], Iterable[Path]]
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """What ``run`` returned, and the file in which the figures are. So short a run may get no answer on a busy machine:
+    then there are none to be kept, and it runs again.
+    """
+    for _ in range(5):
+        found = run()
+        for file in kept():
+            if files.read_document(file)[0].runs.get("inflight-16"):
+                return found, file
+    pytest.fail(f"five runs without an answer: {found}")
 
 
 def one_line(text: str) -> str:
@@ -81,13 +98,11 @@ def test_figures_that_cannot_be_written_in_the_end_are_kept_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    for _ in range(3):  # on a busy machine so short a run may get no answer, and then there is nothing to keep
-        found = run_versus(*SHORT, "--json", "/dev/full")
-        if kept_files := list(tmp_path.glob("versus-*.json")):
-            break
+    found, kept = run_until_answered(
+        lambda: run_versus(*SHORT, "--json", "/dev/full"), lambda: tmp_path.glob("versus-*.json")
+    )
     assert found.returncode == EXIT_NOT_WRITTEN
     assert "cannot write to /dev/full: No space left on device" in found.stderr
-    (kept,) = kept_files
     assert f"the figures are in {kept}" in found.stderr
     results, _ = files.read_document(kept)
     assert results.finished
@@ -100,30 +115,35 @@ def test_figures_go_down_a_pipe_once(tmp_path: Path) -> None:
     shown = tmp_path / "shown"
     with shown.open("w") as file:
         found = run_versus(*SHORT, "-r", "2", "--json", "/dev/stderr", stdout=file)
-    assert found.returncode == 0
-    assert len(json.loads(found.stderr)["runs"]) == 2
+    document = json.loads(found.stderr)  # which would complain about a second one
+    # On a busy machine so short a run may get no answer.
+    failures = document["failures"].get("inflight-16", {}).get("c-epoll", [])
+    assert len(document["runs"]) + len(failures) == 2
+    assert found.returncode == (EXIT_FAILED if failures else EXIT_OK)
     assert "c-epoll" in shown.read_text()
 
 
 @needs_compiler
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("unbuffered", first_of("", "1"))
 @pytest.mark.parametrize("with_json", [True, False])
 def test_a_full_stdout_loses_no_figure(
     with_json: bool, unbuffered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
-    kept = tmp_path / "kept.json"
-    with open("/dev/full", "w") as full:
-        found = run_versus(*SHORT, *(("--json", str(kept)) if with_json else ()), stdout=full)
+    in_file = ["--json", str(tmp_path / "kept.json")] if with_json else []
+
+    def run() -> subprocess.CompletedProcess[str]:
+        with open("/dev/full", "w") as full:
+            return run_versus(*SHORT, *in_file, stdout=full)
+
+    found, kept = run_until_answered(run, lambda: tmp_path.glob("kept.json" if with_json else "versus-*.json"))
     assert found.returncode == EXIT_NOT_WRITTEN
     assert "cannot write to stdout: No space left on device" in found.stderr
     assert "Traceback" not in found.stderr
     assert "Exception ignored" not in found.stderr
     if not with_json:
-        (kept,) = tmp_path.glob("versus-*.json")
         assert str(kept) in found.stderr
-    assert files.read_document(kept)[0].runs["inflight-16"]["c-epoll"]
 
 
 @pytest.mark.parametrize("arguments", [["--list"], ["--help"]])
@@ -135,25 +155,29 @@ def test_a_full_stdout_is_no_traceback_whatever_is_shown(arguments: list[str]) -
     assert "Exception ignored" not in found.stderr
 
 
-def start_endless(file: Path) -> subprocess.Popen[str]:
-    """A comparison that would take hours, with figures of a round or more in the file."""
-    process = subprocess.Popen(
+@contextlib.contextmanager
+def endless(file: Path) -> Iterator[subprocess.Popen[str]]:
+    """A comparison that would take hours, with figures of a round or more in the file. Killed in the end."""
+    with subprocess.Popen(
         [*VERSUS, *SHORT, "-r", "100000", "--json", str(file)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    wait_until(file.exists, "the figures of the first round")
-    return process
+    ) as process:
+        try:
+            wait_until(file.exists, "the figures of the first round")
+            yield process
+        finally:
+            process.kill()
 
 
 @needs_compiler
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", first_of(signal.SIGINT, signal.SIGTERM))
 def test_an_interrupted_comparison_is_written_and_marked(number: signal.Signals, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
-    process = start_endless(file)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    with endless(file) as process:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
     assert process.returncode == EXIT_INTERRUPTED
     assert "interrupted" in err
     assert "Traceback" not in err
@@ -167,28 +191,28 @@ def test_an_interrupted_comparison_is_written_and_marked(number: signal.Signals,
 @needs_compiler
 def test_one_that_is_killed_leaves_its_figures_and_no_server(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
-    process = start_endless(file)
+    with endless(file) as process:
 
-    def measured() -> list[psutil.Process]:
-        """The server, while the generator is there, too: then it is being looked after."""
-        try:
-            children = {child: child.name() for child in psutil.Process(process.pid).children()}
-        except psutil.NoSuchProcess:  # one has just ended
-            return []
-        if not any(name.startswith("drive") for name in children.values()):
-            return []
-        return [child for child, name in children.items() if name.startswith("c_epoll")]
+        def measured() -> list[psutil.Process]:
+            """The server, while the generator is there, too: then it is being looked after."""
+            try:
+                children = {child: child.name() for child in psutil.Process(process.pid).children()}
+            except psutil.NoSuchProcess:  # one has just ended
+                return []
+            if not any(name.startswith("drive") for name in children.values()):
+                return []
+            return [child for child, name in children.items() if name.startswith("c_epoll")]
 
-    def over(server: psutil.Process) -> bool:
-        try:
-            return bool(server.status() == psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return True
+        def over(server: psutil.Process) -> bool:
+            try:
+                return bool(server.status() == psutil.STATUS_ZOMBIE)
+            except psutil.NoSuchProcess:
+                return True
 
-    (server,) = wait_until(measured, "a server that is being measured")
-    process.kill()
-    process.communicate(timeout=30)
-    wait_until(lambda: over(server), "the end of the server")
+        (server,) = wait_until(measured, "a server that is being measured")
+        process.kill()
+        process.communicate(timeout=30)
+        wait_until(lambda: over(server), "the end of the server")
     results, _ = files.read_document(file)
     assert results.runs["inflight-16"]["c-epoll"]
     assert not results.finished

@@ -190,6 +190,7 @@ def test_descriptors_are_raised_as_far_as_the_hard_limit_allows() -> None:
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_our_server_takes_part_under_other_pythons_too(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     found = run_versus(*SHORT, "-S", "evloop", "--python", f"other={sys.executable}", "--json", str(file))

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import selectors
 import socket
 
 import psutil
 import pytest
 
 from clients import Client
-from evloop import EventLoop, Limits, Protocol, Server
+from evloop import EventLoop, Limits, Server
 from faults.endings import assert_no_reset_follows
-from servers import recorder, small_limits
+from servers import Echo, recorder, small_limits
 from waiting import wait_until
 
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
-
-
-@pytest.fixture
-def selector() -> type[selectors.BaseSelector]:
-    """The platform's own choice: what is tested here does not depend on it."""
-    return selectors.DefaultSelector
+pytestmark = pytest.mark.one_selector
 
 
 # ---------------------------------------------------------------------- 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import selectors
 import signal
 import socket
 import sys
@@ -21,15 +20,7 @@ from waiting import run_pass, run_until, wait_until
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked what the peer has acknowledged")
 
 
-@pytest.fixture
-def selector() -> type[selectors.BaseSelector]:
-    """The platform's own choice: what is tested here does not depend on it."""
-    return selectors.DefaultSelector
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
+pytestmark = pytest.mark.one_selector
 
 
 def talks(size: int) -> type[Protocol]:

@@ -17,6 +17,7 @@ from evloop.protocols.lineframer import LineFramer
 from faults.oracle import count_code_points, lines_of, reply_to
 
 CORPUS = {path.stem: path.read_bytes() for path in sorted((Path(__file__).parent / "corpus").glob("*.bin"))}
+REPLIES, RAW_REPLIES = Replies(), Replies(end="")
 LIMITS = [None, 0, 1, 16, 479, 5000]
 
 # What is spliced in: whatever the code treats in a special way, whole and cut.
@@ -60,7 +61,7 @@ def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
 
 
 def check_line_session(data: bytes, sizes: list[int], limit: int | None) -> None:
-    session = LineSession(Replies(), limit)
+    session = LineSession(REPLIES, limit)
     position, answered = 0, b""
     for piece in pieces(data, sizes):
         answered += session.feed(piece)
@@ -76,7 +77,7 @@ def check_line_session(data: bytes, sizes: list[int], limit: int | None) -> None
 
 
 def check_raw_session(data: bytes, sizes: list[int]) -> None:
-    session = RawSession(Replies(end=""))
+    session = RawSession(RAW_REPLIES)
     total = 0
     replies = [session.feed(piece) for piece in pieces(data, sizes)]
     replies.append(session.finish())
@@ -112,7 +113,7 @@ def test_corpus(name):
         check_raw_session(data, sizes)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(mutated(), cuts, st.sampled_from(LIMITS))
 def test_fuzz_sessions_and_framing(data, sizes, limit):
     check_line_session(data, sizes, limit)

@@ -341,7 +341,7 @@ class Life(RuleBasedStateMachine):
 def test_faults_over_the_whole_life_of_a_connection(logged):
     logged.allow("its protocol raised|No buffer space|left out")
     run_state_machine_as_test(
-        Life, settings=settings(max_examples=80, stateful_step_count=40, deadline=None, database=None)
+        Life, settings=settings(max_examples=40, stateful_step_count=40, deadline=None, database=None)
     )
 
 

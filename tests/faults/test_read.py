@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import selectors
 import signal
 import socket
 import statistics
@@ -158,7 +157,7 @@ class Flooder:
 @pytest.mark.parametrize(
     ("message", "reply_bytes"), [pytest.param(b"\n", 2, id="empty"), pytest.param(b"\xff\n", 27, id="invalid")]
 )
-@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+@pytest.mark.one_selector
 def test_09_flood_of_tiny_messages_gets_small_turns(counting, message, reply_bytes):
     """A receive of 64 KiB can be tens of thousands of messages: much work while the others wait. So it is not so many.
 

@@ -15,13 +15,8 @@ from evloop.charcount.session import LineSession, Replies
 from evloop.net.buffers import SendQueue
 from faults.endings import assert_no_reset_follows
 from faults.faultysocket import FaultySocket
-from servers import recorder, small_limits
+from servers import Echo, recorder, small_limits
 from waiting import DEADLINE_S, run_pass, run_until
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
 
 
 def faulty_connection(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import signal
 import socket
 import subprocess
@@ -21,19 +20,10 @@ from evloop.net.sockets import origin, peer_text
 from evloop.server.listener import Listener
 from paths import ROOT
 from processes import listening_socket
-from servers import small_limits
+from servers import Echo, small_limits
 from waiting import DEADLINE_S, run_pass, run_until
 
-
-@pytest.fixture
-def selector() -> type[selectors.BaseSelector]:
-    """The platform's own choice: what is tested here does not depend on it."""
-    return selectors.DefaultSelector
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
+pytestmark = pytest.mark.one_selector
 
 
 def talks(size: int) -> type[Protocol]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import selectors
 import time
 
 import pytest
@@ -14,11 +13,7 @@ from paths import ROOT
 from servers import recorder, small_limits
 from waiting import run_pass, wait_until
 
-
-@pytest.fixture
-def selector() -> type[selectors.BaseSelector]:
-    """The platform's own choice: what is tested here does not depend on it."""
-    return selectors.DefaultSelector
+pytestmark = pytest.mark.one_selector
 
 
 # ---------------------------------------------------------------------- 22

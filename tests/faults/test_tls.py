@@ -8,17 +8,16 @@ import ssl
 import struct
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from clients import Client
-from evloop import EventLoop, Protocol, Server, TLSError, TLSServerSettings, TLSSettingsError
+from evloop import EventLoop, Server, TLSError, TLSServerSettings, TLSSettingsError
 from evloop.net import tls as tls_module
 from evloop.net.tlsinfo import HANDSHAKE_TURN_S
 from evloop.net.tlsqueue import RECORD_BYTES
-from servers import Recorder, RunningServer, recorder, small_limits
-from tlsworld import RecordClient, connect_tls, world
+from servers import Echo, Recorder, RunningServer, recorder, small_limits
+from tlsworld import RecordClient, connect_tls, hello, tally, world
 from waiting import DEADLINE_S, run_pass, run_until, wait_until
 
 
@@ -26,26 +25,6 @@ class EchoRecorder(Recorder):
     def on_data(self, data: bytes) -> bytes:
         super().on_data(data)
         return data
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
-
-
-def hello() -> bytes:
-    """A client's first words."""
-    outgoing = ssl.MemoryBIO()
-    try:
-        world().client_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
-    except ssl.SSLWantReadError:
-        pass
-    return outgoing.read()
-
-
-def tally(server: RunningServer) -> Any:
-    """What a server has counted."""
-    return server.server.tls.tally  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------------- 80, 81: handshakes

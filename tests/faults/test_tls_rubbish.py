@@ -11,31 +11,10 @@ from typing import Any
 import pytest
 
 from clients import Client
-from evloop import EventLoop, LimitError, Protocol, Server
-from servers import RunningServer, recorder, small_limits
-from tlsworld import RecordClient, connect_tls, world
+from evloop import EventLoop, LimitError, Server
+from servers import Echo, recorder, small_limits
+from tlsworld import RecordClient, connect_tls, tally, world
 from waiting import run_pass, run_until, wait_until
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
-
-
-def hello() -> bytes:
-    """A client's first words."""
-    outgoing = ssl.MemoryBIO()
-    try:
-        world().client_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
-    except ssl.SSLWantReadError:
-        pass
-    return outgoing.read()
-
-
-def tally(server: RunningServer) -> Any:
-    """What a server has counted."""
-    return server.server.tls.tally  # type: ignore[attr-defined]
-
 
 # ---------------------------------------------------------------------- 91, 92: rubbish
 
@@ -108,7 +87,8 @@ def fuzz(seeds: range, logged: Any) -> None:
             client.close()
             run_until(loop, lambda: not server.connections, f"seed {seed}: the connection goes")
         run_until(loop, lambda: len(loop.poller.handlers) == handlers)
-        assert loop.timers == timers
+        # A quick machine has more to log in a second than may be, and says a second later how much was left out.
+        run_until(loop, lambda: loop.timers == timers)
         stats = server.stats
         assert stats.accepted == stats.closed == len(seeds)
         # And it serves as before.

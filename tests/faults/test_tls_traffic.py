@@ -5,28 +5,15 @@ from __future__ import annotations
 import os
 import random
 import ssl
-from typing import Any
 
 import pytest
 
-from evloop import Protocol
 from evloop.net.receiving import FIRST_RECV_BYTES
 from evloop.net.tlsqueue import RECORD_BYTES
 from evloop.net.tlsstream import MAX_RECV_BYTES
-from servers import Recorder, RunningServer, recorder, small_limits
+from servers import Echo, Recorder, recorder, small_limits
 from tlsworld import RecordClient, world
 from waiting import DEADLINE_S, wait_until
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
-
-
-def tally(server: RunningServer) -> Any:
-    """What a server has counted."""
-    return server.server.tls.tally  # type: ignore[attr-defined]
-
 
 # ---------------------------------------------------------------------- 84, 85: records
 

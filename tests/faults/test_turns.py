@@ -5,7 +5,6 @@ No time is measured here: what a turn may cost is counted in messages and in pas
 
 from __future__ import annotations
 
-import selectors
 import threading
 from typing import Any, ClassVar
 
@@ -29,7 +28,7 @@ def grown(server: RunningServer, client: Client) -> None:
 
 
 @pytest.mark.parametrize("message", [b"\n", b"\xff\n", b"\xffa\n"], ids=["empty", "invalid", "two bytes"])
-@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+@pytest.mark.one_selector
 def test_35_turn_is_bounded_by_what_it_costs(counting, message):
     server = counting()
     client = server.connect()
@@ -58,7 +57,7 @@ class Shouts(Protocol):
             self.connection.write(b"0123456789")
 
 
-@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+@pytest.mark.one_selector
 def test_35_turn_counts_what_is_written_like_what_is_returned(start):
     Shouts.turns = []
     server = start(Shouts)
@@ -70,7 +69,7 @@ def test_35_turn_counts_what_is_written_like_what_is_returned(start):
     assert max(per_pass) == 1
 
 
-@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+@pytest.mark.one_selector
 def test_35_turn_is_over_when_its_time_is(start):
     class Slow(LineProtocol):
         passes: ClassVar[list[int]] = []
@@ -125,7 +124,7 @@ def test_35_rest_of_a_turn_waits_for_a_pause_to_end(start):
 
 
 @pytest.mark.parametrize("end", ["half-close", "drain"])
-@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+@pytest.mark.one_selector
 def test_35_rest_of_a_turn_is_answered_before_the_end(counting, end):
     server = counting()
     client = server.connect()
@@ -151,7 +150,7 @@ def test_35_sizes_fit_each_other():
 
 @pytest.mark.parametrize("value", ["text", 5, [b"a"], {"a": 1}, object()], ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("where", ["on_connect", "on_data", "on_data of a long turn", "on_eof", "on_line", "on_lines"])
-@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+@pytest.mark.one_selector
 def test_36_callback_result_that_cannot_be_sent_costs_one_connection(start, logged, where, value):
     errors: list[Exception | None] = []
     name = where.split()[0]
@@ -185,7 +184,7 @@ def test_36_callback_result_that_cannot_be_sent_costs_one_connection(start, logg
 
 
 @pytest.mark.parametrize("where", ["on_connect", "on_data", "on_eof", "on_line", "on_close", "on_high_water"])
-@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+@pytest.mark.one_selector
 def test_36_callback_that_is_async_is_named(start, logged, where):
     class Async(LineProtocol if where == "on_line" else Protocol):  # type: ignore[misc]
         pass
@@ -210,7 +209,7 @@ def test_36_callback_that_is_async_is_named(start, logged, where):
 
 @pytest.mark.parametrize("value", [bytearray(b"ok"), memoryview(b"ok"), b"ok"], ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("where", ["on_data", "on_line", "on_connect"])
-@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+@pytest.mark.one_selector
 def test_36_callback_may_return_anything_like_bytes(start, where, value):
     class Right(LineProtocol if where == "on_line" else Protocol):  # type: ignore[misc]
         pass

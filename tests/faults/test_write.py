@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import selectors
 import socket
 import time
 
@@ -12,13 +11,8 @@ from clients import Client
 from evloop import LimitError, Limits, Protocol
 from faults.chunks import MOST_REPLIES_OF_A_TURN, record_chunks
 from processes import SPINNING
-from servers import small_limits
+from servers import Echo, small_limits
 from waiting import DEADLINE_S, wait_until
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
 
 
 def small_send_buffers(server) -> None:
@@ -76,7 +70,7 @@ def test_14_pipelining_client_that_never_reads_is_not_read(spawn, message, reply
 
 @pytest.mark.parametrize(("message", "reply"), AMPLIFIERS)
 @pytest.mark.parametrize("trusted", [False, True], ids=["from the start", "after big messages"])
-@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+@pytest.mark.one_selector
 def test_14_pipelining_client_unsent_bytes_are_bounded(counting, message, reply, trusted):
     """The bound: the high-water mark, and the replies of one turn, whatever the peer has sent before."""
     limits = Limits(max_connections=100)
@@ -198,7 +192,7 @@ def test_16_stalled_writer_is_aborted(start):
     client.close()
 
 
-@pytest.mark.parametrize("selector", [selectors.DefaultSelector])
+@pytest.mark.one_selector
 def test_16_stalled_writer_that_moves_lives(start):
     total = 2_000_000
     server = start(talks(total, []), small_limits(write_timeout_s=0.3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,15 @@ import pytest
 
 from clients import Client
 from evloop import Limits, Server
-from waiting import LoopThread
+from waiting import DEADLINE_S, LoopThread
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A socket that listens on a port of 127.0.0.1, for what connects."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.settimeout(DEADLINE_S)
+        yield sock
 
 
 @pytest.fixture

@@ -16,13 +16,6 @@ from servers import Recorder, recorder, small_limits
 from waiting import run_pass, run_until
 
 
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        sock.settimeout(10)
-        yield sock
-
-
 def close_connection(loop: EventLoop, protocol: Protocol) -> None:
     protocol.connection.abort()
     run_pass(loop)

@@ -4,40 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 import weakref
-from collections.abc import Iterator
 
 import pytest
 
-from evloop import EventLoop, Limits, Protocol
+from evloop import Limits, Protocol
 from evloop.core.poller import Poller
-from outgoing import silent_listener
+from outgoing import error_of, silent_listener
 from servers import Recorder, recorder
 from waiting import run_pass, run_until
 
-
-@pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    with EventLoop() as loop:
-        yield loop
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        sock.settimeout(10)
-        yield sock
-
-
-def error_of(loop: EventLoop, protocol: Recorder) -> str:
-    run_until(loop, lambda: protocol.events)
-    for _ in range(2):
-        run_pass(loop)
-    ((kind, text),) = protocol.events
-    assert kind == "connect error"
-    assert text.isprintable()
-    return str(text)
+pytestmark = pytest.mark.one_selector
 
 
 # ---------------------------------------------------------------------- written to before it is there

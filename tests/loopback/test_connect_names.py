@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -19,17 +19,7 @@ from waiting import run_pass, run_until, wait_until
 REFUSED = os.strerror(errno.ECONNREFUSED)
 
 
-@pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    with EventLoop() as loop:
-        yield loop
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        sock.settimeout(10)
-        yield sock
+pytestmark = pytest.mark.one_selector
 
 
 @pytest.fixture

@@ -11,22 +11,11 @@ from pathlib import Path
 import pytest
 
 from evloop import EndpointError, EventLoop, parse_endpoint
-from outgoing import closed_port
+from outgoing import closed_port, error_of
 from servers import Recorder, recorder
 from waiting import run_pass, run_until
 
-
-@pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    with EventLoop() as loop:
-        yield loop
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        sock.settimeout(10)
-        yield sock
+pytestmark = pytest.mark.one_selector
 
 
 @pytest.fixture
@@ -58,16 +47,6 @@ def talk(loop: EventLoop, listener: socket.socket, protocol: Recorder) -> None:
         peer.sendall(b"y")
     run_until(loop, lambda: "close" in protocol.events)
     assert protocol.events == ["connect", ("data", b"y"), "eof", "close"]
-
-
-def error_of(loop: EventLoop, protocol: Recorder) -> str:
-    run_until(loop, lambda: protocol.events)
-    for _ in range(2):
-        run_pass(loop)
-    ((kind, text),) = protocol.events
-    assert kind == "connect error"
-    assert text.isprintable()
-    return str(text)
 
 
 # ---------------------------------------------------------------------- endpoints

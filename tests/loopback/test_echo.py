@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from evloop import Protocol
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
+from servers import Echo
 
 
 def test_echo(start):

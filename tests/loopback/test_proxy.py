@@ -253,13 +253,14 @@ def test_the_service_says_that_a_header_was_taken_for_a_message(start, logged, c
     assert client.receive_exactly(2) == b"%d" % (len(v1(*FOUR)) - (0 if framing == "raw" else 2))
 
 
-def test_the_service_does_not_look_when_nobody_would_read_it(start, caplog):
-    caplog.set_level("ERROR", "charcount")
+@pytest.mark.parametrize("level", ["INFO", "ERROR"])
+def test_the_service_looks_at_the_first_bytes_only(start, caplog, level):
+    caplog.set_level(level, "charcount")
     server = start(make_server=lambda loop: CharCountServer(loop, ServiceSettings(limits=small_limits())))
     client = server.connect()
     assert client.ask(b"abc\n", 2) == b"3\n"
-    protocol = server.connection().protocol
-    assert protocol.data_handler() == protocol.session.feed
+    connection = server.connection()
+    assert connection._on_data == connection.protocol.session.feed
 
 
 def test_a_kind_of_connection_that_says_something_first_has_its_turn_after_the_header(start):

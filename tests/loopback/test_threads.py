@@ -12,11 +12,7 @@ from evloop import EventLoop
 from evloop.core.threads import MAX_THREADS
 from waiting import DEADLINE_S, run_pass, run_until, wait_until
 
-
-@pytest.fixture
-def loop() -> Iterator[EventLoop]:
-    with EventLoop() as loop:
-        yield loop
+pytestmark = pytest.mark.one_selector
 
 
 @pytest.fixture

@@ -10,16 +10,11 @@ from typing import Any
 import pytest
 
 from evloop import Protocol
-from servers import Recorder, recorder, small_limits
+from servers import Echo, Recorder, recorder, small_limits
 from tlsworld import RecordClient, connect_tls, world
 from waiting import wait_until
 
 BOTH = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
 
 
 class EchoRecorder(Recorder):

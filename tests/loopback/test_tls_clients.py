@@ -11,14 +11,9 @@ import pytest
 
 from evloop import Connection, EventLoop, Limits, Protocol, TLSClientSettings
 from evloop.net.state import State
-from servers import Recorder, recorder
+from servers import Echo, Recorder, recorder
 from tlsworld import world
 from waiting import run_until
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
 
 
 class EchoRecorder(Recorder):

@@ -6,16 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from evloop import EndpointError, EventLoop, ListenError, Protocol, Server, serve
+from evloop import EndpointError, EventLoop, ListenError, Server, serve
 from evloop.net.tlssettings import TLSClientSettings
-from servers import Recorder, recorder
+from servers import Echo, Recorder, recorder
 from tlsworld import world
 from waiting import run_until
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
 
 
 @pytest.mark.parametrize("where", ["tls:127.0.0.1:0", "tls:unix:cc", "tls:unix:@evloop-test-tls"])
@@ -31,8 +26,25 @@ def test_a_place_says_that_it_is_tls(tmp_path: Path, monkeypatch: pytest.MonkeyP
         loop.connect(attempt, address, tls=TLSClientSettings(ca=world().ca, server_name="localhost"))
         attempt.connection.write(b"abc")
         run_until(loop, lambda: client.received() == b"abc", "the echo")
+        assert server.status()["tls_handshakes"] == {"TLSv1.3": 1, "resumed": 0}
         attempt.connection.close()
         run_until(loop, lambda: not server.connections, "its end")
+        server.abort()
+
+
+def test_what_is_served_by_tls_has_a_name_that_says_so() -> None:
+    with EventLoop() as loop:
+        server = Server(loop, Echo)
+        (address,) = server.listen("127.0.0.1", 0, tls=world().settings())
+        assert address.startswith("tls:127.0.0.1:")
+        server.abort()
+
+
+def test_a_place_of_tls_may_have_a_factory_of_its_own() -> None:
+    with EventLoop() as loop:
+        server = Server(loop, Echo)
+        (address,) = server.listen("tls:127.0.0.1:0", connection_factory=world().settings().connection)
+        assert address.startswith("tls:127.0.0.1:")
         server.abort()
 
 

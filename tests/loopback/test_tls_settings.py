@@ -13,14 +13,9 @@ import pytest
 
 from evloop import Protocol, TLSClientSettings, TLSServerSettings, TLSSettingsError
 from evloop.net.tlssettings import EXPIRY_WARNING_S
-from servers import recorder
+from servers import Echo, recorder
 from tlsworld import connect_tls, trustme, world
 from waiting import wait_until
-
-
-class Echo(Protocol):
-    def on_data(self, data: bytes) -> bytes:
-        return data
 
 
 def serial(client: ssl.SSLSocket) -> str:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -43,11 +44,15 @@ def test_methods_and_files_that_the_page_names_exist() -> None:
 
 def defines(path: Path, class_name: str, name: str) -> bool:
     """Whether the file has a class with a method or attribute of that name."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == class_name:
-            text = ast.unparse(node)
-            return re.search(rf"\bdef {name}\b|\bself\.{name}\b", text) is not None
-    return False
+    text = classes(path).get(class_name, "")
+    return re.search(rf"\bdef {name}\b|\bself\.{name}\b", text) is not None
+
+
+@cache
+def classes(path: Path) -> dict[str, str]:
+    """The text of each class in a file, by its name."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name: ast.unparse(node) for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def draw(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

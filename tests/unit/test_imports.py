@@ -75,6 +75,11 @@ ORDER = [
     "evloop.server.proxygate",
     "evloop.server.population",
     "evloop.server.server",
+    "evloop.compat.events",
+    "evloop.compat.files",
+    "evloop.compat.watching",
+    "evloop.compat.asyncore",
+    "evloop.compat.asynchat",
     "evloop.testing",
     "evloop.program.systemd",
     "evloop.program.terminal",
@@ -121,6 +126,7 @@ def rank(module: str) -> int:
     raise AssertionError(f"{module} has no place in the order of imports: give it one")
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for path in sorted((ROOT / "evloop").rglob("*.py")):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import socket
 from collections import deque
+from typing import Any
 
 import pytest
 
-from evloop import Limits, ListenError, Protocol, Server
+from evloop import Limits, ListenError, Protocol, Server, Stream
 from evloop.server.listener import EXHAUSTED_PAUSE_S
 from evloop.testing import MemoryLoop, MemorySocket
 from servers import recorder
@@ -17,7 +18,7 @@ from servers import recorder
 class Served:
     """A server in a memory loop, and clients that are sockets in memory."""
 
-    def __init__(self, factory: type[Protocol] = Protocol, **limits: float | None) -> None:
+    def __init__(self, factory: Any = Protocol, **limits: float | None) -> None:
         self.loop = MemoryLoop()
         self.server = Server(self.loop, factory, Limits(**limits))
         self.failures: list[int] = []  # what the next accepts fail with
@@ -207,3 +208,22 @@ def test_what_cannot_be_listened_on_leaves_nothing_behind(monkeypatch):
         server.listen()
     assert server.listeners == []
     assert registered == [registered[0], -registered[0]]
+
+
+def test_a_drain_that_a_handler_calls_gives_it_what_has_arrived_meanwhile():
+    async def handler(stream: Stream) -> None:
+        async for line in stream.lines():
+            if line == b"stop":
+                client.send(b"more\n")  # has arrived, and can't be handed to who is running
+                served.server.drain()
+            stream.write(line + b"\n")
+
+    served = Served(handler)
+    client = served.connect()
+    client.send(b"stop\n")
+    served.loop.advance()
+    assert client.recv(100) == b"stop\nmore\n"
+    assert client.recv(100) == b""
+    client.close()
+    served.loop.advance()
+    assert not served.server.connections

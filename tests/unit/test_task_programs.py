@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from coroutines import run
@@ -143,7 +143,6 @@ class Real:
                         group.create_task(self.block(task))
 
 
-@settings(max_examples=100)
 @given(programs, st.integers(0, 14).map(lambda power: 2**power * 1009))
 def test_a_program_does_what_the_model_says(program, limit):
     model = Model()
