@@ -24,6 +24,7 @@ if not __package__:
 
 from benchmarks.common import native
 from benchmarks.common.arguments import Parser, positive, seconds
+from benchmarks.common.certificate import NoCertificate
 from benchmarks.common.descriptors import raise_descriptor_limit
 from benchmarks.common.streams import (
     EXIT_CANNOT_RUN,
@@ -39,7 +40,6 @@ from benchmarks.common.streams import (
 from benchmarks.comparison import files, report
 from benchmarks.comparison import machine as machine_description
 from benchmarks.comparison.calibration import calibrate
-from benchmarks.comparison.certificate import NoCertificate
 from benchmarks.comparison.results import Results
 from benchmarks.comparison.rounds import Comparison, participants
 from benchmarks.comparison.runner import DESCRIPTORS, Runner, Timing, cores

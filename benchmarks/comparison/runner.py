@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import native
+from benchmarks.common.certificate import write_certificate
 from benchmarks.common.descriptors import raise_descriptor_limit
 from benchmarks.common.paths import ROOT
 from benchmarks.common.processes import NotStarted, pinned_to, started, usable_cores
-from benchmarks.comparison.certificate import write_certificate
 from benchmarks.comparison.payload import Payload, write_payload
 from benchmarks.comparison.scenarios import Scenario
 from benchmarks.peers.registry import Peer

@@ -17,9 +17,9 @@ import pytest
 
 from benchmarks import versus
 from benchmarks.common import native
+from benchmarks.common.certificate import NoCertificate, write_certificate
 from benchmarks.common.paths import ROOT
 from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_OK
-from benchmarks.comparison.certificate import NoCertificate, write_certificate
 from benchmarks.comparison.payload import write_payload
 from benchmarks.comparison.rounds import participants
 from benchmarks.comparison.runner import Runner, Timing

@@ -1,4 +1,4 @@
-"""The certificate of servers that are measured with TLS: a key on the curve P-256, made anew for each comparison."""
+"""The certificate of servers that are tried with TLS: a key on the curve P-256, made anew each time."""
 
 from __future__ import annotations
 
