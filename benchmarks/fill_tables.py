@@ -1,4 +1,4 @@
-"""Fill in tables of docs/analysis.md, its translation and docs/performance.md from what ``versus.py --json`` wrote.
+"""Fill in the tables of docs/analysis.md, its translation and docs/performance.md from what ``versus.py --json`` wrote.
 
 ``python benchmarks/fill_tables.py docs/results/versus.json``. The lines of a table stand between two comments that a
 browser does not show, ``<!-- figures: NAME -->`` and ``<!-- end -->``; its head, in the document's language, is kept.
@@ -14,14 +14,14 @@ from pathlib import Path
 if not __package__:
     __import__("_root")
 
-from benchmarks.common.arguments import Parser
-from benchmarks.common.paths import ROOT
-from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_OK, print_error, run_program
 from benchmarks.comparison.files import FileError, read_document, write_whole
 from benchmarks.comparison.results import Results
 from benchmarks.comparison.scenarios import OVER_TLS, SCENARIOS
 from benchmarks.comparison.statistics import Estimate
 from benchmarks.peers.registry import OURS, PEERS
+from evloop_bench.common.arguments import Parser
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_OK, print_error, run_program
 
 ANALYSES = (ROOT / "docs" / "analysis.md", ROOT / "docs" / "analysis.id.md")
 DOCUMENTS = (*ANALYSES, ROOT / "docs" / "performance.md")
@@ -34,6 +34,22 @@ _IN_FLIGHT = ("inflight-1", "inflight-16", "inflight-256")
 _TLS = ("tls-1", "tls-16", "tls-records", "tls-churn", "tls-resume", "tls-idle-memory")
 _WITHOUT_TLS = {"tls-1": "inflight-1", "tls-16": "inflight-16"}
 _NOTHING = "–"
+
+# The callback for one line, to which all others are compared that are written line by line.
+_ON_LINE = "evloop-on-line"
+_LINE_BY_LINE = (
+    *(_ON_LINE, "evloop-on-lines", "evloop-lines", "evloop-batches"),
+    *("asyncio-streams", "asyncio-streams-malloc", "uvloop-streams", "uvloop-streams-malloc"),
+    *("trio-line", "trio-chunk", "curio-streams"),
+)
+# A server, a scenario, to what it is compared, and at most or at least how many times that it may cost.
+_AIMS = (
+    ("evloop-lines", "inflight-1", _ON_LINE, "at most", 1.07),
+    ("evloop-lines", "inflight-16", "evloop-on-lines", "at most", 1.35),
+    ("evloop-batches", "inflight-16", "evloop-on-lines", "at most", 1.10),
+    ("evloop-batches", "inflight-256", "evloop-on-lines", "at most", 1.10),
+    ("asyncio-streams", "inflight-16", "evloop-lines", "at least", 8.0),
+)
 
 _TABLE = re.compile(
     r"(?P<head><!-- figures: (?P<name>[\w-]+) -->\n\n?\|[^\n]*\n\|[^\n]*\n)"
@@ -120,11 +136,36 @@ def _times(ratio: Estimate | None) -> str:
     return _NOTHING if ratio is None else f"×{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
 
 
+def _line_by_line(results: Results) -> Iterator[list[str]]:
+    """Server, CPU per message at 1 in flight, then for each depth how many times that of the callback for one line."""
+    for server in _LINE_BY_LINE:
+        ratios = [results.ratio(scenario, server, "cpu_us", _ON_LINE) for scenario in _IN_FLIGHT]
+        yield [
+            server,
+            _significant(_found(results, "inflight-1", server, "cpu_us")),
+            *(_NOTHING if ratio is None else f"×{_significant(ratio.value)}" for ratio in ratios),
+        ]
+
+
+def _aims(results: Results) -> Iterator[list[str]]:
+    """Server, in flight, compared to what, the aim, the ratio with its interval, whether it meets the aim."""
+    for server, scenario, other, bound, aim in _AIMS:
+        ratio = results.ratio(scenario, server, "cpu_us", other)
+        line = [server, str(SCENARIOS[scenario].depth), other, f"{bound} ×{aim:g}"]
+        if ratio is None:
+            yield [*line, _NOTHING, _NOTHING]
+        else:
+            met = ratio.value <= aim if bound == "at most" else ratio.value >= aim
+            yield [*line, f"×{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})", "yes" if met else "no"]
+
+
 TABLES: dict[str, Callable[[Results], Iterator[list[str]]]] = {
     "servers": _servers,
     "latency": _latency,
     "kernel": _kernel,
     "tls": _tls,
+    "line-by-line": _line_by_line,
+    "aims": _aims,
 }
 
 

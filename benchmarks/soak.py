@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 if not __package__:
     __import__("_root")
 
-from benchmarks.common.arguments import Parser, seconds
-from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_OK, print_error, print_out, run_program
+from evloop_bench.common.arguments import Parser, seconds
+from evloop_bench.common.streams import EXIT_FAILED, EXIT_NOT_INSTALLED, EXIT_OK, print_error, print_out, run_program
 
 if TYPE_CHECKING:
     from benchmarks.soaking.roles import Role
@@ -40,9 +40,9 @@ EXPECTED_SERVICE = (
     *(f"visits by TLS, {how}" for how in ("straight", "through a proxy", "resumed")),
     "messages amid key updates answered",
 )
-# These must have been hit, or the abuse was none. Of all there are, four are missing: the server is not stopped amid
-# it (drain-timeout), nor does it run out of memory (memory), the service has a limit of its own for messages
-# (max-line), and nobody may get as far as the fourth (see below). One can be had on Linux only.
+# These must have been hit, or the abuse was none. Of all there are, five are missing: the server is not stopped amid
+# it (drain-timeout) nor replaced (handover-timeout), nor does it run out of memory (memory), the service has a limit of
+# its own for messages (max-line), and nobody may get as far as the fifth (see below). One can be had on Linux only.
 EXPECTED_LIMITS = (
     "accepts-per-pass",
     *(["descriptors"] if sys.platform == "linux" else []),
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     missing = [name for name in ("psutil", "trustme") if importlib.util.find_spec(name) is None]
     if missing:
         print_error(f"soak.py: {' and '.join(missing)} not installed: run  pip install -e '.[bench]'  first")
-        return EXIT_CANNOT_RUN
+        return EXIT_NOT_INSTALLED
     from benchmarks.soaking.target import Target
 
     duration_s = args.minutes * 60 if args.minutes is not None else args.seconds if args.seconds is not None else 60.0

@@ -22,11 +22,19 @@ from typing import Any
 if not __package__:
     __import__("_root")
 
-from benchmarks.common import native
-from benchmarks.common.arguments import Parser, positive, seconds
-from benchmarks.common.certificate import NoCertificate
-from benchmarks.common.descriptors import raise_descriptor_limit
-from benchmarks.common.streams import (
+from benchmarks.comparison import files, report
+from benchmarks.comparison import machine as machine_description
+from benchmarks.comparison.calibration import calibrate
+from benchmarks.comparison.results import Results
+from benchmarks.comparison.rounds import Comparison, participants
+from benchmarks.comparison.runner import DESCRIPTORS, Runner, Timing, cores
+from benchmarks.comparison.scenarios import SCENARIOS, Scenario
+from benchmarks.peers.registry import PEERS, Peer, ours_under
+from evloop_bench.common import native
+from evloop_bench.common.arguments import Parser, positive, seconds
+from evloop_bench.common.certificate import NoCertificate
+from evloop_bench.common.descriptors import raise_descriptor_limit
+from evloop_bench.common.streams import (
     EXIT_CANNOT_RUN,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -37,14 +45,6 @@ from benchmarks.common.streams import (
     print_out,
     run_program,
 )
-from benchmarks.comparison import files, report
-from benchmarks.comparison import machine as machine_description
-from benchmarks.comparison.calibration import calibrate
-from benchmarks.comparison.results import Results
-from benchmarks.comparison.rounds import Comparison, participants
-from benchmarks.comparison.runner import DESCRIPTORS, Runner, Timing, cores
-from benchmarks.comparison.scenarios import SCENARIOS, Scenario
-from benchmarks.peers.registry import PEERS, Peer, ours_under
 
 _QUICK = ("inflight-1", "inflight-16", "inflight-256")
 

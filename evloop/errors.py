@@ -80,6 +80,10 @@ class IncompleteReadError(EvloopError, EOFError):
         self.partial = partial
 
 
+class FramingError(EvloopError):
+    """What came is not how messages stand in a stream, so nobody can tell where the next one begins. Says what came."""
+
+
 class EndpointError(EvloopError, ValueError):
     """Text that is no endpoint, or parts of which there can't be one (see `evloop.net.endpoint`), in one line."""
 
@@ -131,3 +135,7 @@ class TLSError(EvloopError):
 
 class TLSSettingsError(EvloopError):
     """Certificates or keys can't be used. The text is one line that says which file, what is wrong, and what to do."""
+
+
+class CannotMoveError(EvloopError):
+    """A connection can't go on in another process. The text says why."""

@@ -282,6 +282,31 @@ class Limits(_Immutable):
         at_it="aborted, exit status 1",
         counter="drain-timeout",
     )
+    # Of several processes: one that loads much, or a machine that is busy, may take long; this is for one that hangs.
+    worker_boot_timeout_s: float | None = limit(
+        default=60.0,
+        can_be_off=True,
+        option="a worker (--workers) that does not serve by then is ended, and another one started",
+        at_it="the worker is ended, and another one started",
+    )
+    # Its clients wait meanwhile, new ones go to others. Long: a handler that comes back has lost nothing of theirs.
+    worker_stuck_timeout_s: float | None = limit(
+        default=30.0,
+        can_be_off=True,
+        option="the same for a worker whose loop has not run for so long; it says what it hung in",
+        at_it="the worker says what it hangs in and is ended, and another one started",
+    )
+
+    # How long connections may take to get to where they can move to another process. Nearly all do at once: those that
+    # can't have a peer that does not read what it is owed, or wait for an answer from elsewhere. As long as the old
+    # process waits for them, it takes its share of memory, and serves by the settings of yesterday.
+    handover_timeout_s: float = limit(
+        default=5.0,
+        least=0,
+        option="on a reload, time for clients that can't move to the new process yet; then drain. 0: drain all",
+        at_it="drained",
+        counter="handover-timeout",
+    )
 
     def _check_together(self) -> None:
         if not self.low_water_bytes < self.high_water_bytes <= self.max_unsent_bytes:

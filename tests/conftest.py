@@ -238,3 +238,19 @@ def counting(start: Callable[..., RunningServer]) -> Callable[..., RunningServer
         return start(make_server=lambda loop: CharCountServer(loop, chosen))
 
     return start_counting
+
+
+@pytest.fixture
+def worlds() -> Iterator[Callable[..., Any]]:
+    """Makes worlds of servers whose connections move (`moving.World`); they end with the test."""
+    from moving import World  # few tests need it
+
+    made: list[World] = []
+
+    def make(*how: Any) -> World:
+        made.append(World(*how))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from benchmarks.common.processes import pinned_to
+from evloop_bench.common.processes import pinned_to
 
 _TURNS = 15
 _EXCHANGES_PER_TURN = 1500

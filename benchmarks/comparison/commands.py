@@ -19,12 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.paths import ROOT
-from benchmarks.common.processes import pinned_to
 from benchmarks.comparison.payload import make_messages
+from benchmarks.comparison.reloading import ReloadError, reload
 from benchmarks.comparison.runner import RunError, cores, memory_bytes, running, settled
 from benchmarks.comparison.scenarios import HUGE_TEXTS
 from benchmarks.peers.registry import OURS, PEERS
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.processes import pinned_to
 
 Figures = dict[str, dict[str, float]]
 
@@ -107,10 +108,18 @@ def client_lines(directory: Path) -> Figures:
     return {CLIENT_PIPE: figures}
 
 
+def _reload(directory: Path) -> Figures:
+    try:
+        return reload(directory)
+    except ReloadError as error:
+        raise RunError(str(error)) from None
+
+
 COMMANDS: dict[str, Callable[[Path], Figures]] = {
     "startup": startup,
     **{f"huge-{text}": partial(huge, text) for text in HUGE_TEXTS},
     "client-lines": client_lines,
+    "reload": _reload,
 }
 
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.common.machine import cpu_model, git, kernel, python_build
 from benchmarks.peers.registry import Peer
+from evloop_bench.common.machine import cpu_model, git, kernel, python_build
 
 
 def describe(peers: Iterable[Peer]) -> dict[str, Any]:

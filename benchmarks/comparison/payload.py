@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common.texts import make_texts
+from evloop_bench.common.texts import make_texts
 
 _TOTAL_BYTES = 2 * 1024 * 1024
 _MAX_MESSAGES = 1024
@@ -28,7 +28,7 @@ def make_messages(kind: str, size_bytes: int, depth: int, seed: int = 1) -> list
     reordered reply then can't pass for the right one.
 
     Args:
-        kind: a key of `benchmarks.common.texts.ALPHABETS`.
+        kind: a key of `evloop_bench.common.texts.ALPHABETS`.
         depth: there are at least this many.
     """
     rng = random.Random(f"{kind} {size_bytes} {seed}")

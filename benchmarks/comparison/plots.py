@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from benchmarks.common.plotstyle import BLACK, BLUE, GREEN, GREY, ORANGE, RED, STYLE
 from benchmarks.comparison.results import Results
 from benchmarks.comparison.scenarios import SCENARIOS
 from benchmarks.peers.registry import kind_of
+from evloop_bench.common.plotstyle import BLACK, BLUE, GREEN, GREY, ORANGE, RED, STYLE
 
 _COLOURS = {"ours": RED, "tuned": BLUE, "idiomatic": GREY, "floor": GREEN, "native": BLACK}
 _LINE_COLOURS = {"evloop": RED, "c-epoll": BLACK, "uvloop-protocol": BLUE, "asyncio-protocol": ORANGE}

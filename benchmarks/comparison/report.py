@@ -30,6 +30,10 @@ def _significant(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
 def _percent(value: float) -> str:
     return f"{value * 100:.0f} %"
 
@@ -53,6 +57,12 @@ _COMMAND_COLUMNS = (
     _Column("CPU ms", "cpu_ms", _significant),
     _Column("wall ms", "wall_ms", _significant),
     _Column("peak memory growth KiB", "growth_kib", _significant),
+    _Column("messages", "messages", _count),
+    _Column("lost", "lost", _count),
+    _Column("connections ended", "ended", _count),
+    _Column("refused", "refused", _count),
+    _Column("processes in the end", "processes", _count),
+    _Column("slowest ms", "slowest_ms", _significant),
 )
 
 _COLUMNS = {"churn": _CHURN_COLUMNS, "memory": _MEMORY_COLUMNS, "command": _COMMAND_COLUMNS}

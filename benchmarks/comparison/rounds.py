@@ -7,13 +7,13 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.common import native
 from benchmarks.comparison.calibration import STEADY_WITHIN, spread
 from benchmarks.comparison.commands import COMMANDS
 from benchmarks.comparison.results import Figures, Results
 from benchmarks.comparison.runner import RunError, Runner
 from benchmarks.comparison.scenarios import SCENARIOS, Scenario
 from benchmarks.peers.registry import OURS, PEERS, Peer
+from evloop_bench.common import native
 
 _CAPACITY_OF = "asyncio-protocol"
 # How often a round is done at most.

@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common import native
-from benchmarks.common.certificate import write_certificate
-from benchmarks.common.descriptors import raise_descriptor_limit
-from benchmarks.common.paths import ROOT
-from benchmarks.common.processes import NotStarted, pinned_to, started, usable_cores
 from benchmarks.comparison.payload import Payload, write_payload
 from benchmarks.comparison.scenarios import Scenario
 from benchmarks.peers.registry import Peer
+from evloop_bench.common import native
+from evloop_bench.common.certificate import write_certificate
+from evloop_bench.common.descriptors import raise_descriptor_limit
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.processes import NotStarted, pinned_to, started, usable_cores
 
 _DRIVER_SOURCE = Path(__file__).resolve().parents[1] / "drive.c"
 _TLS_PART = _DRIVER_SOURCE.with_name("drive_tls.h")

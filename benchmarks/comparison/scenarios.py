@@ -125,6 +125,14 @@ def _commands() -> Iterator[Scenario]:
     yield Scenario(
         "client-lines", title, mode="command", metric="cpu_ms", reference="charcount-client < lines", max_rounds=3
     )
+    yield Scenario(
+        "reload",
+        "three reloads while 100 clients ask; a reply to each, and connections kept",
+        mode="command",
+        metric="slowest_ms",
+        reference="evloop, 2 workers, SIGHUP",
+        max_rounds=3,
+    )
 
 
 SCENARIOS = {

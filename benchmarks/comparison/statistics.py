@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.common.bootstrap import interval
+from evloop_bench.common.bootstrap import interval
 
 _RESAMPLES = 4000
 _SEED = 20230501  # fixed: the same results always give the same interval

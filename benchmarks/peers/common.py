@@ -7,8 +7,8 @@ import socket
 import ssl
 import sys
 
-from benchmarks.common.descriptors import raise_descriptor_limit
 from evloop.charcount.session import LineSession, Replies
+from evloop_bench.common.descriptors import raise_descriptor_limit
 
 BACKLOG = 4096
 RECV_BYTES = 65536

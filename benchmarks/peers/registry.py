@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.common import native
-from benchmarks.common.paths import ROOT
+from evloop_bench.common import native
+from evloop_bench.common.paths import ROOT
 
 _HERE = Path(__file__).resolve().parent
 
@@ -69,7 +69,7 @@ class Peer:
     def version(self) -> str:
         """Of what it is built on."""
         if self.python:
-            code = "from benchmarks.common.machine import python_build; print(python_build())"
+            code = "from evloop_bench.common.machine import python_build; print(python_build())"
             return subprocess.run([self.python, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip()
         if self.requires == "cc":
             return native.compiler_version()

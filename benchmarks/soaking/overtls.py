@@ -12,10 +12,10 @@ import ssl
 import tempfile
 from pathlib import Path
 
-from benchmarks.common.sealer import CIPHER, DATA, Sealer, client_secret
 from benchmarks.soaking.served import Refused, ask
 from benchmarks.soaking.shared import TIMEOUT_S, Soak, reset
 from benchmarks.soaking.target import HANDSHAKE_TIMEOUT_S, LIMITS, PROXY
+from evloop_bench.common.sealer import CIPHER, DATA, Sealer, client_secret
 
 # A proxy speaks for clients of these networks, so that no limit for an address is reached by it.
 _NETWORKS = ("10.1", "10.2", "10.3", "192.168")

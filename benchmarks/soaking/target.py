@@ -24,11 +24,11 @@ from typing import Any
 
 import psutil
 
-from benchmarks.common.certificate import write_certificate
-from benchmarks.common.descriptors import raise_descriptor_limit
-from benchmarks.common.paths import ROOT
 from evloop import EventLoop, Limits, TLSServerSettings
 from evloop.charcount.server import CharCountServer, ServiceSettings
+from evloop_bench.common.certificate import write_certificate
+from evloop_bench.common.descriptors import raise_descriptor_limit
+from evloop_bench.common.paths import ROOT
 
 MAX_CONNECTIONS = 300
 MAX_CONNECTIONS_PER_ADDRESS = 200

@@ -64,3 +64,19 @@ class Utf8Counter:
         if self.carry:
             self.invalid_at = self.size - len(self.carry)
             self.carry = b""
+
+    def dump(self) -> bytes:
+        """All that it knows, as text for `restore`: four words."""
+        invalid_at = "-" if self.invalid_at is None else self.invalid_at
+        return f"{self.characters} {self.size} {invalid_at} {self.carry.hex() or '-'}".encode()
+
+    def restore(self, state: bytes) -> None:
+        """Go on where another one was when it was asked for this.
+
+        Raises:
+            ValueError: it is no such text.
+        """
+        characters, size, invalid_at, carry = state.decode().split(" ")
+        self.characters, self.size = int(characters), int(size)
+        self.invalid_at = None if invalid_at == "-" else int(invalid_at)
+        self.carry = b"" if carry == "-" else bytes.fromhex(carry)

@@ -22,6 +22,7 @@ from evloop.server.server import Server
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from evloop.server.sharedcounts import SharedCounts
     from evloop.server.stats import Value
 
 DEFAULT_PORT = 12345
@@ -134,6 +135,21 @@ class CharCountProtocol(Protocol):
     def message_in_progress(self) -> int | None:
         return self.session.message_in_progress()
 
+    def dump(self) -> bytes:
+        return self.session.dump()
+
+    def restore(self, state: bytes) -> None:
+        self.session.restore(state)
+        self._server.messages -= self.session.messages  # they were answered elsewhere, and this server counts its own
+        self._server.errors -= self.session.errors
+        if self.connection.bytes_received:  # the first look at it was taken there
+            self.connection.set_data_handler(self.session.feed)
+
+    def on_moved(self) -> None:
+        self._server.forget_hint(self)
+        self._server.messages += self.session.messages
+        self._server.errors += self.session.errors
+
     def on_close(self, error: Exception | None) -> None:
         server, connection = self._server, self.connection
         if server.hints:
@@ -168,7 +184,8 @@ class CharCountServer(Server):
     """The service in a loop. Use as `Server`.
 
     Attributes:
-        messages: how many were answered on connections that are closed.
+        messages: how many were answered on connections that have left, less those that were answered elsewhere before
+            a connection came from there.
         errors: how many of them with an error.
         log: where connects and disconnects are logged. ``flush`` it at the end.
         hints: the timers of clients that may have to be told what they did not send.
@@ -181,9 +198,10 @@ class CharCountServer(Server):
     looks_for_headers = False  # the protocol does, where it logs the first bytes anyway
     proxy_option = "--proxy-from"
 
-    def __init__(self, loop: Loop, settings: ServiceSettings | None = None) -> None:
+    def __init__(self, loop: Loop, settings: ServiceSettings | None = None, counts: SharedCounts | None = None) -> None:
         settings = ServiceSettings() if settings is None else settings
         new_session = settings.session_factory()
+        self._speaks = f"{settings.framing} {settings.template!r} {settings.max_message_bytes}"
         self.messages = 0
         self.errors = 0
         self.hints: dict[CharCountProtocol, Timer] = {}
@@ -194,7 +212,12 @@ class CharCountServer(Server):
             lambda: protocol_class(new_session(self.stats.limits), self),
             settings.limits,
             proxy_from=settings.proxy_from,
+            counts=counts,
         )
+
+    @property
+    def speaks(self) -> str:
+        return self._speaks
 
     def hint_later(self, protocol: CharCountProtocol) -> None:
         """Say in the log what is missing, if this client's first line does not end soon: a client of the exercise sends

@@ -141,6 +141,28 @@ class _CountingSession:
         self._limit = sys.maxsize if limit_bytes is None else limit_bytes
         self._limits_hit = limits_hit
 
+    def dump(self) -> bytes:
+        """Where it is, within a message too, for `restore` of another one with the same settings."""
+        begun = self._dump_begun()
+        return b"%d %d" % (self.messages, self.errors) + (b" " + begun if begun else b"")
+
+    def restore(self, state: bytes) -> None:
+        """Go on from there.
+
+        Raises:
+            ValueError: it is none.
+        """
+        messages, errors, *begun = state.split(b" ", 2)
+        self.messages, self.errors = int(messages), int(errors)
+        if begun:
+            self._restore_begun(begun[0])
+
+    def _dump_begun(self) -> bytes:
+        raise NotImplementedError
+
+    def _restore_begun(self, begun: bytes) -> None:
+        raise NotImplementedError
+
     def _too_long(self) -> bytes:
         if self._limits_hit is not None:
             self._limits_hit["max-message"] += 1
@@ -206,6 +228,17 @@ class LineSession(_CountingSession):
             self._ends_in_cr = False
             self._counter.feed(b"\r")
         return self._end()
+
+    def _dump_begun(self) -> bytes:
+        if self._counter is None:
+            return b""
+        return (b"cr " if self._ends_in_cr else b"- ") + self._counter.dump()
+
+    def _restore_begun(self, begun: bytes) -> None:
+        ends_in, _, counted = begun.partition(b" ")
+        self._ends_in_cr = ends_in == b"cr"
+        self._counter = Utf8Counter()
+        self._counter.restore(counted)
 
     # ------------------------------------------------------------------ batches
 
@@ -331,6 +364,12 @@ class RawSession(_CountingSession):
     def message_in_progress(self) -> int | None:
         """None, or while bytes of a code point are missing a number that is another for each message."""
         return self.messages if self._carry else None
+
+    def _dump_begun(self) -> bytes:
+        return self._carry.hex().encode()
+
+    def _restore_begun(self, begun: bytes) -> None:
+        self._carry = bytes.fromhex(begun.decode())
 
     def feed(self, data: bytes) -> bytes:
         """Answer one chunk; empty when all of it waits for the rest of a code point."""

@@ -145,11 +145,11 @@ class async_chat(asyncore.dispatcher):
         self.producer_fifo.append(None)
 
     @foreseen
-    def readable(self) -> Any:
+    def readable(self) -> object:
         return True
 
     @foreseen
-    def writable(self) -> Any:
+    def writable(self) -> object:
         return bool(vars(self)["producer_fifo"]) or not self.connected
 
     def initiate_send(self) -> None:

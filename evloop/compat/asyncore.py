@@ -197,12 +197,12 @@ class dispatcher(EventHandlers):
     # ------------------------------------------------------------------ asked before a wait
 
     @foreseen
-    def readable(self) -> bool:
+    def readable(self) -> object:
         """Whether it wants to know when something can be read, or accepted."""
         return True
 
     @foreseen
-    def writable(self) -> bool:
+    def writable(self) -> object:
         """Whether it wants to know when something can be written, or it is connected."""
         return True
 
@@ -300,7 +300,7 @@ class dispatcher_with_send(dispatcher):
         self.initiate_send()
 
     @foreseen
-    def writable(self) -> Any:
+    def writable(self) -> object:
         return not self.connected or len(vars(self)["out_buffer"])
 
     def send(self, data: Any) -> None:

@@ -220,21 +220,23 @@ class Watch:
             self._forget(fd)  # epoll would tell of its hang-up again and again
         if not wanted:
             return
+        epoll = self._opened()
         try:
             try:
-                self._opened().modify(fd, wanted)
+                epoll.modify(fd, wanted)
             except FileNotFoundError:
-                self._opened().register(fd, wanted)
+                epoll.register(fd, wanted)
         except PermissionError:
             self.unpolled[fd] = wanted & ~PRI  # a file
         except (OSError, ValueError):
             self.unpolled[fd] = INVALID
 
     def _forget(self, fd: int) -> None:
-        try:
-            self._opened().unregister(fd)
-        except (OSError, ValueError):
-            pass  # closed already: epoll has forgotten it
+        if self._epoll is not None:
+            try:
+                self._epoll.unregister(fd)
+            except (OSError, ValueError):
+                pass  # closed already: epoll has forgotten it
 
     def _opened(self) -> select.epoll:
         if self._epoll is None:

@@ -85,7 +85,7 @@ class Watchdog:
 
     def watch(self) -> None:
         """Look from now on. For the loop, when it had been left unwatched."""
-        if self._active:
+        if self._active and signal.getsignal(signal.SIGALRM) is self._handler:  # else the program has taken both over
             self._passes_seen = self._loop.passes
             signal.setitimer(signal.ITIMER_REAL, self._slow_s, self._slow_s)
 

@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from evloop.errors import CannotMoveError
+
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
+    from typing import Any, Never, Self
+
     from evloop.errors import ConnectError
     from evloop.net.connection import Connection
 
@@ -39,6 +43,18 @@ def is_handler(given: object) -> bool:
     return flags & _CO_COROUTINE != 0
 
 
+class _NoConnection:
+    """What a protocol has for a connection before it has one."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Never:
+        raise AttributeError("this protocol has no connection yet: it has one from on_connect on", name=name, obj=self)
+
+
+_NO_CONNECTION = _NoConnection()
+
+
 class Protocol:
     """What happens on one connection. Override what you need.
 
@@ -64,11 +80,15 @@ class Protocol:
     message_end = b""
     connection: Connection
 
-    def __getattr__(self, name: str) -> object:
-        # Only called for what isn't there.
-        if name == "connection":
-            raise AttributeError(f"this {type(self).__name__} has no connection yet: it has one from on_connect on")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+    # A `__getattr__` would say as well that there is no connection yet. But CPython then takes its slow path for every
+    # attribute of every protocol and stream: 25 ns each, which is a third of what a coroutine pays for a line.
+    def __new__(cls, *args: object, **named: object) -> Self:
+        protocol = super().__new__(cls)
+        protocol.connection = _NO_CONNECTION  # type: ignore[assignment]
+        return protocol
+
+    def __init__(self) -> None:
+        """Nothing is lost if a subclass does not call it."""
 
     def on_connect(self) -> bytes | None:
         """The connection is open."""
@@ -139,3 +159,82 @@ class Protocol:
         It must not change when just more bytes of the same message arrive.
         """
         return None
+
+    # ------------------------------------------------------------------ going on in another process
+
+    def dump(self) -> bytes | None:
+        """What its successor must know: asked when the connection could go on in another process, for which a server's
+        connections are handed over on a reload (see `evloop.server.handover`).
+
+        By default a protocol can move if it has no state of its own (`own_state` says what that means), and then this
+        is empty. One that has some overrides this and `restore`, and `on_moved` if others know of it.
+
+        Returns:
+            what `restore` is given there; None if it can't move just now: it is asked again a little later.
+
+        Raises:
+            CannotMoveError: it never can. The connection is drained.
+        """
+        found = own_state(self)
+        if found is not None:
+            raise CannotMoveError(f"{type(self).__qualname__} {found}: give it dump() and restore()")
+        return b""
+
+    def restore(self, state: bytes) -> None:
+        """Go on where the predecessor has stopped, in another process. Called instead of `on_connect`.
+
+        The connection can be written to. By then it has taken its data handler from `data_handler`.
+
+        Args:
+            state: what `dump` returned there; perhaps that of another version of the program.
+        """
+
+    def on_moved(self) -> None:
+        """The connection goes on in another process. Nothing more is called here, `on_close` neither."""
+
+    def dump_framing(self) -> bytes | None:
+        """For classes that cut the stream into messages, such as `LineProtocol`: what they hold of one that has not
+        ended; as for `dump`."""
+        return b""
+
+    def restore_framing(self, state: bytes) -> None:
+        """What `dump_framing` returned; given back before `restore` is called."""
+
+
+_SLOT = type(vars(Protocol)["connection"])
+
+
+def own_state(protocol: Protocol) -> str | None:
+    """Why a protocol is not the same as any other one of its class: the first reason found, in words; None if it is.
+
+    It is if it has no `on_connect` and no `on_close`, as who has them is probably known to somebody else or has a
+    beginning that must not be repeated; if no attribute is set on it but `connection`; and if received bytes go where
+    `data_handler` says. What classes keep that have a `dump_framing` is not its own.
+    """
+    kind = type(protocol)
+    if kind.on_connect is not Protocol.on_connect:
+        return "has an on_connect"
+    if kind.on_close is not Protocol.on_close:
+        return "has an on_close"
+    for name in getattr(protocol, "__dict__", ()):
+        return f"has an attribute {name!r}"
+    for base in kind.__mro__:
+        if base is Protocol or "dump_framing" in vars(base):
+            continue
+        for name, slot in vars(base).items():
+            if isinstance(slot, _SLOT) and _is_set(slot, protocol):
+                return f"has an attribute {name!r}"
+    connection, usual = protocol.connection, protocol.data_handler()
+    handler = connection.set_data_handler(usual)
+    connection.set_data_handler(handler)
+    if connection.bytes_received and handler != usual:  # before the first byte a server may look at that itself
+        return "has set a data handler"
+    return None
+
+
+def _is_set(slot: Any, protocol: Protocol) -> bool:
+    try:
+        slot.__get__(protocol)
+    except AttributeError:
+        return False
+    return True

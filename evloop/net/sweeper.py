@@ -36,6 +36,10 @@ from evloop.net.connection import Connection
 from evloop.net.sockets import unacknowledged_bytes
 from evloop.net.state import State
 
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Any
+
 SWEEP_BATCH = 1000
 # Of the shortest time-out, so that none is late by more than a quarter.
 _SWEEP_FRACTION = 12
@@ -114,6 +118,30 @@ class Sweeper:
             self._undelivered.seen.pop(connection, None)
         if self._slow_messages.seen:
             self._slow_messages.seen.pop(connection, None)
+
+    def dump(self, connection: Connection) -> list[Any]:
+        """For how long its time-outs have been running, for `restore` in another process; as JSON has it."""
+        now = self._loop.now
+        undelivered = self._undelivered.seen.get(connection)
+        if undelivered is None and (marker := _undelivered(connection)) is not None:
+            undelivered = marker, now  # nobody may have looked since that was sent
+        message = self._slow_messages.seen.get(connection)
+        same = message is not None and message[0] == connection.protocol.message_in_progress()
+        return [
+            None if undelivered is None else [undelivered[0], now - undelivered[1]],
+            now - message[1] if message is not None and same else None,
+        ]
+
+    def restore(self, connection: Connection, waits: list[Any]) -> None:
+        """Go on with what `dump` returned."""
+        undelivered, slow_s = waits
+        now = self._loop.now
+        if undelivered is not None:
+            marker = undelivered[0]
+            seen = tuple(marker) if isinstance(marker, list) else marker
+            self._undelivered.seen[connection] = (seen, now - undelivered[1])
+        if slow_s is not None:
+            self._slow_messages.seen[connection] = (connection.protocol.message_in_progress(), now - slow_s)
 
     def _sweep(self) -> None:
         assert self._timer is not None

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 
 from evloop.core.loop import Loop
-from evloop.errors import ConnectionLostError
+from evloop.errors import CannotMoveError, ConnectionLostError
 from evloop.net.protocol import Protocol
 from evloop.protocols.readbuffer import ReadBuffer
 from evloop.protocols.tasks import DONE, Cancelled, Task, current_task, park
@@ -215,6 +215,9 @@ class Conversation(Protocol):
 
     def data_handler(self) -> Callable[[bytes], bytes | None]:
         return self._feed
+
+    def dump(self) -> bytes | None:
+        raise CannotMoveError("a coroutine can't go on in another process")
 
     def held_bytes(self) -> int:
         return self._unread.held_bytes + len(self._arrived or b"")

@@ -64,6 +64,10 @@ class LineFramer:
         """At end of stream: the unterminated last line in a list of one, or an empty list if there is none."""
         return [self._take(b"")] if self.in_line else []
 
+    def dump(self) -> bytes | None:
+        """What another one must be fed to go on from here; None within a line over the limit, as that is not held."""
+        return None if self._overlong else bytes(self._held)
+
     def _hold(self, piece: bytes) -> None:
         # One byte more than the limit is let in: it may be the CR of the terminator.
         if self._overlong or len(self._held) + len(piece) > self._limit + 1:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from evloop.core.loop import Loop
+    from evloop.net.endpoint import Endpoint
 
 # How long accepting rests when descriptors have run out. At ten tries a second the cost is not measurable.
 EXHAUSTED_PAUSE_S = 0.1
@@ -57,6 +58,7 @@ class Listener:
 
     Attributes:
         address: where it really listens, as text.
+        endpoint: what `Server.listen` was asked for; None if it wasn't.
         accept_errors: accepts that failed, for whatever reason.
         exhausted: how many of them because descriptors had run out.
     """
@@ -71,6 +73,7 @@ class Listener:
         kernel_unsent_bytes: int | None = None,
     ) -> None:
         self.address = peer_text(sock.getsockname())
+        self.endpoint: Endpoint | None = None
         self.accept_errors = 0
         self.exhausted = 0
         self._loop = loop
@@ -85,6 +88,19 @@ class Listener:
         if _INHERITS_OPTIONS:
             set_stream_options(sock, kernel_unsent_bytes)
         loop.poller.register(sock.fileno(), READ, self._handle_acceptable)
+
+    def take(self, sock: socket.socket) -> None:
+        """Serve a connection that another process has accepted from this socket. Owns it."""
+        try:
+            address = sock.getpeername()
+            sock.setblocking(False)
+            if not _INHERITS_OPTIONS:
+                set_stream_options(sock, self._kernel_unsent_bytes)
+        except OSError:  # gone already
+            sock.close()
+            self.accept_errors += 1
+            return
+        self._on_accept(sock, address)
 
     @property
     def socket(self) -> socket.socket:
@@ -127,6 +143,10 @@ class Listener:
                 continue
             self._on_accept(sock, address)
         return True
+
+    def leave_to_others(self) -> None:
+        """Accept nothing by itself from now on: another process does, and passes connections to `take`."""
+        self._loop.poller.watch(self._socket.fileno(), 0, self._handle_acceptable)
 
     def _rest(self, reason: str) -> None:
         if self._pause_timer is None:

@@ -56,7 +56,7 @@ class Refusals:
     ) -> None:
         self.connections: set[Connection] = set()
         self._loop = loop
-        self._limits = limits
+        self.limits = limits
         self._stats = stats
         self._text = text
         self._on_closed = on_closed
@@ -91,7 +91,7 @@ class Refusals:
             return
         limits_hit = self._stats.limits
         try:
-            connection = connection_factory(loop, sock, peer, Protocol(), self._limits, self._forget, limits_hit)
+            connection = connection_factory(loop, sock, peer, Protocol(), self.limits, self._forget, limits_hit)
             connection.open()
         except Exception as error:
             sock.close()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from evloop.net.tlssettings import TLSServerSettings
     from evloop.protocols.handlers import Handler
     from evloop.server.population import ConnectionFactory
+    from evloop.server.sharedcounts import SharedCounts
     from evloop.server.stats import Value
     from evloop.server.unixsockets import UnixAccess
 
@@ -46,6 +47,8 @@ class Server(Population):
             it: ``"10.0.0.0/8,2001:db8::7"``; ``unix`` for all Unix sockets. Each of their connections must begin with a
             PROXY header; it then counts, and shows in logs, as one from the client's own address. What others send is
             never taken for such a header.
+        counts: by which ``max_connections`` and ``max_connections_per_address`` are for several processes
+            together. Default: for this server.
 
     Attributes:
         connections: those that are open, each with the owner of its address, by whom it is counted for
@@ -55,6 +58,8 @@ class Server(Population):
         aborted: True if connections were not ended in order when it was stopped: by `abort`, because the time to
             drain was over, or by another limit.
         listeners: where it listens.
+        open_endpoint: what opens the sockets of an endpoint, called as `evloop.server.opening.open_endpoint`. A worker
+            of several has them from its supervisor.
     """
 
     def __init__(
@@ -65,8 +70,10 @@ class Server(Population):
         *,
         refusal: Callable[[str, int], bytes] = refusal_line,
         proxy_from: str | Iterable[str] = (),
+        counts: SharedCounts | None = None,
     ) -> None:
-        super().__init__(loop, protocol_factory, limits, refusal=refusal, proxy_from=proxy_from)
+        super().__init__(loop, protocol_factory, limits, refusal=refusal, proxy_from=proxy_from, counts=counts)
+        self.open_endpoint = open_endpoint
         self._countdown: Countdown | None = None
         self._on_stopped: list[Callable[[], object]] = []
 
@@ -106,7 +113,7 @@ class Server(Population):
             self.stats.tls.add(tls.tally)
         elif endpoint.tls and connection_factory is Connection:
             raise ListenError(f"cannot listen on {endpoint}: TLS needs certificates; give tls=TLSServerSettings(...)")
-        sockets = open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
+        sockets = self.open_endpoint(endpoint, self.limits.backlog, unix, self.loop.poller.handlers)
         added: list[Listener] = []
         try:
             for sock in sockets:
@@ -120,8 +127,9 @@ class Server(Population):
             if isinstance(error, OSError):
                 raise ListenError(f"cannot wait for connections: {error.strerror or error}") from None
             raise
-        if endpoint.tls or tls is not None:
-            for listener in added:
+        for listener in added:
+            listener.endpoint = endpoint
+            if endpoint.tls or tls is not None:
                 listener.address = f"tls:{listener.address}"
         return [listener.address for listener in added]
 
@@ -141,7 +149,7 @@ class Server(Population):
             OSError: it can't be watched.
         """
         limits = self.limits
-        accepted: Callable[[socket.socket, Any], None] = partial(self._accepted, connection_factory, sock.family)
+        accepted: Callable[[socket.socket, Any], None] = partial(self._accept, connection_factory, sock.family)
         if sock.family == UNIX:
             from evloop.server.unixsockets import UnixGate  # here, as few need it
 
@@ -227,6 +235,11 @@ class Server(Population):
             except Exception as error:
                 self.loop.log_exception(error, "what was to be called when the server has stopped raised")
 
+    def stop_accepting(self) -> None:
+        """Close the listeners, and leave what waits in the kernel's queues to others who have these sockets, too."""
+        for listener in self.listeners:
+            listener.close()
+
     def status(self) -> dict[str, Value]:
         """What an operator wants to know, as values; the names are those of `evloop.server.stats.STATUS`.
 
@@ -240,6 +253,8 @@ class Server(Population):
             "connections": len(self.connections),
             "max_connections": self.max_connections,
             "accepted": stats.accepted,
+            "adopted": stats.adopted,
+            "handed_over": stats.handed_over,
             "closed": stats.closed,
             "failed": stats.failed,
             "probes": stats.probes,

@@ -80,7 +80,7 @@ def open_unix_listener(endpoint: UnixEndpoint, backlog: int, access: UnixAccess)
         return _open_abstract(endpoint, backlog)
     group = _group_number(endpoint, access.group)
     locked = _lock_folder(endpoint.path)
-    sock = _UnixListeningSocket(endpoint.path)
+    sock = UnixListeningSocket(endpoint.path)
     try:
         try:
             sock.take_path()
@@ -126,14 +126,18 @@ def check_unix_listener(endpoint: UnixEndpoint, access: UnixAccess) -> None:
             raise ListenError(_explain(error, endpoint, access)) from None
 
 
-class _UnixListeningSocket(ListeningSocket):
-    """Removes its path when it is closed, unless somebody else has it by then."""
+class UnixListeningSocket(ListeningSocket):
+    """A listening socket at a path, which is removed when it is closed, unless somebody else has it by then.
+
+    Args:
+        fileno: one that listens there already, from another process, which still has the path until `own_path`.
+    """
 
     __slots__ = ("_identity", "_path")
 
-    def __init__(self, path: str) -> None:
-        super().__init__(socket.AF_UNIX)
-        self._path = path
+    def __init__(self, path: str, fileno: int | None = None) -> None:
+        super().__init__(socket.AF_UNIX, fileno)
+        self._path = os.path.abspath(path) if fileno is not None else path
         self._identity: tuple[int, int] | None = None
 
     def take_path(self) -> None:
@@ -145,6 +149,14 @@ class _UnixListeningSocket(ListeningSocket):
         self.bind(self._path)
         self._path = os.path.abspath(self._path)  # the working directory may be another one in the end
         self._identity = _identity(self._path)
+
+    def own_path(self) -> None:
+        """Remove the path in the end."""
+        self._identity = _identity(self._path)
+
+    def leave_path(self) -> None:
+        """Leave it to another process that has this socket."""
+        self._identity = None
 
     def close(self) -> None:
         if self._identity is not None and _identity(self._path) == self._identity:

@@ -37,7 +37,7 @@ def load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Lo
     """Runs ``load.py`` with arguments; short runs, as these are no measurements."""
 
     def run(*arguments: str) -> LoadRun:
-        from benchmarks.loadgen import command
+        from evloop_bench.loadgen import command
 
         path = tmp_path / "run.json"
         status = command.run(["--json", str(path), *arguments])

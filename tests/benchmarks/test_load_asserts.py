@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.loadgen.asserts import METRICS, AssertionSyntaxError, parse_condition
+from evloop_bench.loadgen.asserts import METRICS, AssertionSyntaxError, parse_condition
 
 RESULT: dict[str, Any] = {
     "throughput_per_s": 60_000.0,

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.loadgen.clients import CheckedClient, ClosedLoopClient, OpenLoopClient, clock_ns
-from benchmarks.loadgen.tally import Run
-from benchmarks.loadgen.workload import Pool
+from evloop_bench.loadgen.clients import CheckedClient, ClosedLoopClient, OpenLoopClient, clock_ns
+from evloop_bench.loadgen.tally import Run
+from evloop_bench.loadgen.workload import Pool
 
 TEXTS = [("x" * (n * 37 % 120)).encode() for n in range(40)]
 
@@ -107,7 +107,7 @@ def test_right_replies_are_right_however_they_are_cut(window: int, data: st.Data
 @pytest.mark.parametrize("made_bytes", [0, 1 << 20], ids=["cut from the pool each time", "made before"])
 @pytest.mark.parametrize("window", [1, 3, 40])
 def test_whole_windows_stay_on_the_fast_path(window: int, made_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.loadgen.workload._MADE_TURNS_BYTES", made_bytes)
+    monkeypatch.setattr("evloop_bench.loadgen.workload._MADE_TURNS_BYTES", made_bytes)
     client, connection, run = start_client(window)
     server = Answers(connection)
     server.send_to(client)  # from here on

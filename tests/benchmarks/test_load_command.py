@@ -17,7 +17,7 @@ import psutil
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from benchmarks.loadgen.options import parse_options
+from evloop_bench.loadgen.options import parse_options
 from paths import ROOT
 from waiting import wait_until
 
@@ -230,10 +230,36 @@ def test_a_server_that_does_not_start_is_quoted(load: Load) -> None:
     assert re.search(r"the server ended with status 1; it said: no such option: \d+", done.stderr)
 
 
+def test_help_ends_with_three_examples_that_are_understood() -> None:
+    done = subprocess.run([sys.executable, LOAD, "--help"], capture_output=True, text=True, timeout=30, check=True)
+    examples, _, documentation = done.stdout.partition("\nexamples:\n")[2].partition("\ndocumentation:\n")
+    commands = re.findall(r"^  (load\.py.*)$", examples, re.M)
+    assert len(commands) == 3
+    for command in commands:
+        if " compare " not in command:
+            parse_options(shlex.split(command)[1:])
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    (page,) = re.findall(r"docs/\w+\.md", documentation)
+    assert (ROOT / page).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--conections 5", "load.py: unrecognized arguments: --conections 5 (did you mean --connections?)"),
+        ("compare a b --forse", "load.py compare: unrecognized arguments: --forse (did you mean --force?)"),
+    ],
+)
+def test_a_misspelt_option_is_one_line_with_a_guess(arguments: str, said: str) -> None:
+    done = subprocess.run([sys.executable, LOAD, *arguments.split()], capture_output=True, text=True, timeout=30)
+    program = said.partition(":")[0]
+    assert (done.returncode, done.stderr) == (2, f"{said}; see {program} --help\n")
+
+
 def test_without_the_extra_it_says_how_to_get_it() -> None:
     # -S: no site-packages, as in a Python with nothing installed.
     done = subprocess.run([sys.executable, "-S", LOAD], capture_output=True, text=True, timeout=30)
-    assert done.returncode == 3
+    assert done.returncode == 6
     assert "pip install -e '.[bench]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.loadgen.compare import CannotCompare, compare_sides, load_side, ratio_of_medians
+from evloop_bench.loadgen.compare import CannotCompare, compare_sides, load_side, ratio_of_medians
 
 
 def make_run(throughput: float, **changes: Any) -> dict[str, Any]:

@@ -20,13 +20,13 @@ import pexpect
 import psutil
 import pytest
 
-from benchmarks.common import processes
-from benchmarks.common.keeper import end_group
-from benchmarks.common.patience import Heartbeat, Patience
-from benchmarks.loadgen import coordinator, target
-from benchmarks.loadgen.runner import run_once
-from benchmarks.loadgen.settings import Settings
 from evloop.net.endpoint import TcpEndpoint
+from evloop_bench.common import processes
+from evloop_bench.common.keeper import end_group
+from evloop_bench.common.patience import Heartbeat, Patience
+from evloop_bench.loadgen import coordinator, target
+from evloop_bench.loadgen.runner import run_once
+from evloop_bench.loadgen.settings import Settings
 from paths import ROOT
 from variants import first_of
 from waiting import wait_until
@@ -34,7 +34,7 @@ from waiting import wait_until
 LOAD = str(ROOT / "benchmarks" / "load.py")
 PYTHON = shlex.quote(sys.executable)
 FAULTY = f"{PYTHON} {shlex.quote(str(Path(__file__).with_name('faulty_server.py')))} {{port}}"
-NULL_SERVER = shlex.quote(str(ROOT / "benchmarks" / "loadgen" / "nullserver.py"))
+NULL_SERVER = shlex.quote(str(ROOT / "evloop_bench" / "loadgen" / "nullserver.py"))
 
 Start = Callable[..., tuple[subprocess.Popen[bytes], list[psutil.Process]]]
 
@@ -53,7 +53,7 @@ def start() -> Iterator[Start]:
 
         def at_work() -> list[psutil.Process]:
             found = psutil.Process(process.pid).children(recursive=True)
-            sending = [one for one in found if "benchmarks.loadgen.generator" in command_of(one)]
+            sending = [one for one in found if "evloop_bench.loadgen.generator" in command_of(one)]
             return found if sending and sending[0].net_connections("tcp") else []
 
         found = wait_until(at_work, "load.py at work")
@@ -102,7 +102,7 @@ def end_once_it_measures(
     process: subprocess.Popen[bytes], children: list[psutil.Process], number: signal.Signals
 ) -> None:
     """A signal before the measuring ends it with nothing to tell: wait until the generator has used some time."""
-    (generator,) = (child for child in children if "benchmarks.loadgen.generator" in command_of(child))
+    (generator,) = (child for child in children if "evloop_bench.loadgen.generator" in command_of(child))
     before_s = generator.cpu_times().user
     wait_until(lambda: generator.cpu_times().user > before_s + 0.05, "a generator at work")
     process.send_signal(number)
@@ -249,7 +249,7 @@ def test_a_heartbeat_tells_a_standstill_from_a_busy_machine() -> None:
 
 
 def generator_of_this_process() -> psutil.Process:
-    return next(one for one in psutil.Process().children() if "benchmarks.loadgen.generator" in command_of(one))
+    return next(one for one in psutil.Process().children() if "evloop_bench.loadgen.generator" in command_of(one))
 
 
 @pytest.mark.slow

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.loadgen.runner import run_once
-from benchmarks.loadgen.settings import Settings
-from benchmarks.loadgen.target import free_port
 from evloop.net.endpoint import TcpEndpoint
+from evloop_bench.loadgen.runner import run_once
+from evloop_bench.loadgen.settings import Settings
+from evloop_bench.loadgen.target import free_port
 from paths import ROOT
 from variants import first_of
 from waiting import wait_until

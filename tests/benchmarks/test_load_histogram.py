@@ -8,7 +8,7 @@ from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.loadgen.histogram import (
+from evloop_bench.loadgen.histogram import (
     MAX_VALUE_NS,
     Counts,
     bucket_of,

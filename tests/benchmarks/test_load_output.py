@@ -141,7 +141,7 @@ def test_arguments_that_can_not_be_used_are_status_3_and_one_line(arguments: str
 def test_wrong_usage_is_one_line() -> None:
     done = shell("load.py --size big")
     assert done.returncode == 2
-    assert re.fullmatch(r"load\.py: argument --size: 'big' is not a size: .* \(see load\.py --help\)\n", done.stderr)
+    assert re.fullmatch(r"load\.py: argument --size: 'big' is not a size: .*; see load\.py --help\n", done.stderr)
 
 
 @pytest.mark.slow

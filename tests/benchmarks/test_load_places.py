@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.loadgen.runner import run_once
-from benchmarks.loadgen.settings import Settings
-from benchmarks.loadgen.target import CannotRun
 from evloop.net.endpoint import UnixEndpoint, parse_endpoint
+from evloop_bench.loadgen.runner import run_once
+from evloop_bench.loadgen.settings import Settings
+from evloop_bench.loadgen.target import CannotRun
 from paths import ROOT, SERVER
 from processes import Process
 from tlsworld import world

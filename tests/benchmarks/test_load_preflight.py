@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.loadgen import preflight
-from benchmarks.loadgen.settings import Settings
-from benchmarks.loadgen.target import CannotRun
 from evloop.net.endpoint import TcpEndpoint, UnixEndpoint
+from evloop_bench.loadgen import preflight
+from evloop_bench.loadgen.settings import Settings
+from evloop_bench.loadgen.target import CannotRun
 
 
 class Limit:

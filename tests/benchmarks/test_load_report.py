@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.loadgen import report
-from benchmarks.loadgen.command import LiveRate
-from benchmarks.loadgen.results import assemble
-from benchmarks.loadgen.sampling import Usage
-from benchmarks.loadgen.settings import Settings
-from benchmarks.loadgen.target import Target
 from evloop.net.endpoint import TcpEndpoint
+from evloop_bench.loadgen import report
+from evloop_bench.loadgen.command import LiveRate
+from evloop_bench.loadgen.results import assemble
+from evloop_bench.loadgen.sampling import Usage
+from evloop_bench.loadgen.settings import Settings
+from evloop_bench.loadgen.target import Target
 
 Load = Callable[..., Any]
 

@@ -11,10 +11,10 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.loadgen.coordinator import Coordinator, GeneratorProcess
-from benchmarks.loadgen.runner import run_once
-from benchmarks.loadgen.settings import Settings
-from benchmarks.loadgen.target import CannotRun, default_command, spawned_server
+from evloop_bench.loadgen.coordinator import Coordinator, GeneratorProcess
+from evloop_bench.loadgen.runner import run_once
+from evloop_bench.loadgen.settings import Settings
+from evloop_bench.loadgen.target import CannotRun, default_command, spawned_server
 from paths import ROOT
 from waiting import wait_until
 
@@ -72,7 +72,7 @@ def command_of(process: psutil.Process) -> list[str]:
 
 def generators_of(process: psutil.Process) -> list[psutil.Process]:
     """Those of its children that are generators, the first one first."""
-    found = [child for child in process.children() if "benchmarks.loadgen.generator" in command_of(child)]
+    found = [child for child in process.children() if "evloop_bench.loadgen.generator" in command_of(child)]
     return sorted(found, key=lambda child: (child.create_time(), child.pid))  # numbers start again at some time
 
 

@@ -10,11 +10,11 @@ from statistics import mean, pstdev
 
 import pytest
 
-from benchmarks.loadgen.drivers import Schedule, count_lateness, count_missed
-from benchmarks.loadgen.selector import PreciseSelector
-from benchmarks.loadgen.settings import Settings
-from benchmarks.loadgen.tally import Run
-from benchmarks.loadgen.workload import Pool
+from evloop_bench.loadgen.drivers import Schedule, count_lateness, count_missed
+from evloop_bench.loadgen.selector import PreciseSelector
+from evloop_bench.loadgen.settings import Settings
+from evloop_bench.loadgen.tally import Run
+from evloop_bench.loadgen.workload import Pool
 
 
 def moments(arrivals: str, count: int, seed: int = 1) -> list[int]:

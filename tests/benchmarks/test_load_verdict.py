@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.loadgen.settings import Settings
-from benchmarks.loadgen.verdict import judge
+from evloop_bench.loadgen.settings import Settings
+from evloop_bench.loadgen.verdict import judge
 
 
 def make_result(**changes: Any) -> dict[str, Any]:

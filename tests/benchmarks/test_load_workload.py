@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from benchmarks.common.texts import ALPHABETS, make_texts
-from benchmarks.loadgen.workload import Pool, SizeError, make_pool, parse_sizes
+from evloop_bench.common.texts import ALPHABETS, make_texts
+from evloop_bench.loadgen.workload import Pool, SizeError, make_pool, parse_sizes
 
 
 def texts_of(size: str, text: str, count: int) -> list[bytes]:

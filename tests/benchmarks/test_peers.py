@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.common.paths import ROOT
 from benchmarks.comparison.runner import RunningServer, running
 from benchmarks.peers import common
 from benchmarks.peers.registry import KINDS, PEERS, Peer
 from evloop.charcount.session import LineSession, Replies
+from evloop_bench.common.paths import ROOT
 
 # Those that differ in their environment only are the same program.
 PROGRAMS = {name: peer for name, peer in PEERS.items() if not peer.environment}
@@ -188,14 +188,15 @@ def test_nothing_is_used_but_public_names(file: Path) -> None:
 
 def test_folders_import_in_one_direction() -> None:
     allowed = {
-        "common": {"common"},
-        "peers": {"common", "peers"},
-        "comparison": {"common", "peers", "comparison"},
-        "loadgen": {"common", "loadgen"},
-        "soaking": {"common", "soaking"},
+        "evloop_bench/common": {"evloop_bench.common"},
+        "evloop_bench/loadgen": {"evloop_bench.common", "evloop_bench.loadgen"},
+        "benchmarks/peers": {"evloop_bench.common", "benchmarks.peers"},
+        "benchmarks/comparison": {"evloop_bench.common", "benchmarks.peers", "benchmarks.comparison"},
+        "benchmarks/soaking": {"evloop_bench.common", "benchmarks.soaking"},
     }
-    folders = {path.parent.name for path in ROOT.glob("benchmarks/*/*.py")}
+    files = [*ROOT.glob("benchmarks/*/*.py"), *ROOT.glob("evloop_bench/*/*.py")]
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in files}
     assert folders == set(allowed), "a new folder needs a place here"
     for folder, others in allowed.items():
-        text = "".join(path.read_text() for path in ROOT.glob(f"benchmarks/{folder}/*.py"))
-        assert set(re.findall(r"(?:from|import) benchmarks\.(\w+)", text)) <= others, folder
+        text = "".join(path.read_text() for path in (ROOT / folder).glob("*.py"))
+        assert set(re.findall(r"(?:from|import) ((?:benchmarks|evloop_bench)\.\w+)", text)) <= others, folder

@@ -15,9 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.common import native
-from benchmarks.common.paths import ROOT
-from benchmarks.common.texts import ALPHABETS
 from benchmarks.comparison import report
 from benchmarks.comparison.commands import COMMANDS
 from benchmarks.comparison.payload import make_messages, write_payload
@@ -27,6 +24,9 @@ from benchmarks.comparison.runner import RunError, figures, measure_memory, memo
 from benchmarks.comparison.scenarios import GROWTHS, SCENARIOS
 from benchmarks.comparison.statistics import estimate, paired_ratio
 from benchmarks.peers.registry import OURS, PEERS
+from evloop_bench.common import native
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.texts import ALPHABETS
 from variants import first_of
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")

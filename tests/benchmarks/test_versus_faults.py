@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from benchmarks import versus
-from benchmarks.common import native
-from benchmarks.common.paths import ROOT
-from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN, EXIT_OK
 from benchmarks.comparison import files, report
 from benchmarks.comparison.results import Results
+from evloop_bench.common import native
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN, EXIT_OK
 from variants import first_of
 from waiting import wait_until
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from benchmarks import versus
-from benchmarks.common import machine, native
-from benchmarks.common.paths import ROOT
-from benchmarks.common.streams import EXIT_CANNOT_RUN
 from benchmarks.comparison import calibration, files, report, rounds
 from benchmarks.comparison.results import Results
 from benchmarks.comparison.runner import RunError, Runner
 from benchmarks.comparison.scenarios import SCENARIOS, Scenario
 from benchmarks.peers.registry import PEERS, Peer
+from evloop_bench.common import machine, native
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.streams import EXIT_CANNOT_RUN
 
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
 VERSUS = [sys.executable, str(ROOT / "benchmarks" / "versus.py")]
@@ -127,7 +127,7 @@ def test_an_open_loop_whose_yardstick_fails_costs_no_other_scenario_its_figures(
 
 
 def test_calibration_times_work_and_leaves_this_thread_where_it_was() -> None:
-    from benchmarks.common.processes import usable_cores
+    from evloop_bench.common.processes import usable_cores
 
     before = usable_cores()
     assert 0.05 < calibration.calibrate(before[0]) < 1000
@@ -177,7 +177,7 @@ def test_the_file_says_which_build_its_figures_are_from(tmp_path: Path) -> None:
 def test_descriptors_are_raised_as_far_as_the_hard_limit_allows() -> None:
     code = """if True:
         import resource
-        from benchmarks.common.descriptors import raise_descriptor_limit
+        from evloop_bench.common.descriptors import raise_descriptor_limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (50, 100))
         for needed in (80, 60):
             print(raise_descriptor_limit(needed), resource.getrlimit(resource.RLIMIT_NOFILE))

@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks import versus
-from benchmarks.common import native
-from benchmarks.common.certificate import NoCertificate, write_certificate
-from benchmarks.common.paths import ROOT
-from benchmarks.common.streams import EXIT_CANNOT_RUN, EXIT_OK
 from benchmarks.comparison.payload import write_payload
 from benchmarks.comparison.rounds import participants
 from benchmarks.comparison.runner import Runner, Timing
 from benchmarks.comparison.scenarios import OVER_TLS, SCENARIOS
 from benchmarks.peers.registry import PEERS
+from evloop_bench.common import native
+from evloop_bench.common.certificate import NoCertificate, write_certificate
+from evloop_bench.common.paths import ROOT
+from evloop_bench.common.streams import EXIT_CANNOT_RUN, EXIT_OK
 
 SOURCE, TLS_PART = ROOT / "benchmarks" / "drive.c", ROOT / "benchmarks" / "drive_tls.h"
 

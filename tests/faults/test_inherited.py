@@ -116,6 +116,20 @@ def test_56_inherited_sockets_of_serve(listeners, tmp_path):
         assert f"127.0.0.1:{listeners[0].getsockname()[1]}" in server.log
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_56_inherited_sockets_of_serve_are_shown_with_their_names(listeners, tmp_path, workers):
+    tcp, unix = listeners
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"from evloop import Protocol, serve\nif __name__ == '__main__': serve(Protocol, workers={workers})\n"
+    )
+    with Process([str(script)], **passed_sockets(tcp, unix, names="web:\n")) as server:
+        shown = f"listening on 127.0.0.1:{tcp.getsockname()[1]} (fd:3, web), unix:{tmp_path}/inherited (fd:4, '\\n')\n"
+        server.wait_for_log(shown)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
 @pytest.mark.skipif(not ACTIVATE.exists(), reason="systemd-socket-activate is not installed")
 def test_56_inherited_sockets_from_systemd(tmp_path):
     path = tmp_path / "cc"

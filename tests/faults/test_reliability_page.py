@@ -15,7 +15,7 @@ TESTS = {name for path in FOLDER.glob("test_*.py") for name in re.findall(r"^def
 ROWS = {int(number): row for number, row in re.findall(r"^\| (\d+) \|(.*)$", PAGE, re.M)}
 
 
-NUMBERS = {int(number) for name in TESTS for number in re.findall(r"^test_(\d\d+)_", name)}
+NUMBERS = {int(number) for name in TESTS for number in re.findall(r"^test_(\d{2,})_", name)}
 
 
 def test_all_numbers_are_listed_once_and_in_the_order_of_their_section():

@@ -11,7 +11,7 @@ from servers import Echo
 from tlsworld import RecordClient, world
 from waiting import wait_until
 
-sealer = pytest.importorskip("benchmarks.common.sealer")  # cryptography comes with trustme
+sealer = pytest.importorskip("evloop_bench.common.sealer")  # cryptography comes with trustme
 
 
 @pytest.mark.parametrize("ask", [False, True], ids=["its own", "wants ours too"])

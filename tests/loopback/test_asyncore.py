@@ -560,6 +560,36 @@ def test_one_may_be_put_into_the_place_of_another(map: dict[int, Any], pair: Pai
     one.close()
 
 
+def test_one_may_be_in_two_maps(map: dict[int, Any], pair: Pair) -> None:
+    old, far = pair(Peer)
+    turn(map)
+    other: dict[int, Any] = {}
+    old.add_channel(other)
+    far.send(b"1")
+    turn(other, 2)
+    assert old.received == b"1"
+    old.out_buffer = b"2"
+    turn(other)
+    assert far.recv(10) == b"2"
+    old.out_buffer = b"3"
+    turn(map)
+    assert far.recv(10) == b"3"
+    other.clear()
+    turn(map)
+
+
+def test_without_a_descriptor_for_epoll_the_loop_says_so(map: dict[int, Any], pair: Pair) -> None:
+    old, _ = pair(Peer)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            turn(map)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert old.connected
+
+
 def test_who_is_taken_out_by_another_is_not_called(map: dict[int, Any], pair: Pair) -> None:
     class Clears(Peer):
         def handle_read(self) -> None:

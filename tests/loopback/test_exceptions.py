@@ -59,7 +59,8 @@ class Faulty(Recorder):
         self.raise_in("on_close")
 
     def message_in_progress(self) -> int | None:
-        self.raise_in("message_in_progress")
+        if self.received():  # however late that comes on a busy machine
+            self.raise_in("message_in_progress")
         return None
 
 

@@ -321,3 +321,25 @@ def test_the_real_clock_is_never_early(loop):
         assert client.receive_rest() == b""
     server.abort()
     run_pass(loop)
+
+
+# ---------------------------------------------------------------------- limits that change
+
+
+def test_other_limits_count_for_who_is_there_and_who_comes(clocked, logged):
+    logged.expect("refused: too-many-connections limit 1")
+    server = clocked(recorder(Echo))
+    _, connection = server.connect()
+    server.pass_time(100)
+    assert not connection.closing
+    server.server.change_limits(small_limits(write_timeout_s=None, idle_timeout_s=4, max_connections=1))
+    assert server.server.max_connections == 1
+    refused = Client(server.server.listeners[0].socket.getsockname())
+    server.settle(lambda: server.server.stats.limits["too-many-connections"] == 1)
+    refused.close()
+    assert server.ended_after(connection) <= 5.1
+    assert server.server.stats.limits["idle-timeout"] == 1
+    server.server.change_limits(small_limits(write_timeout_s=None))
+    _, connection = server.connect()
+    server.pass_time(100)
+    assert not connection.closing

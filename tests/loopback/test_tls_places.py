@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from evloop import EndpointError, EventLoop, ListenError, Server, serve
+from evloop.net.state import State
 from evloop.net.tlssettings import TLSClientSettings
 from servers import Echo, Recorder, recorder
 from tlsworld import world
@@ -27,8 +28,9 @@ def test_a_place_says_that_it_is_tls(tmp_path: Path, monkeypatch: pytest.MonkeyP
         attempt.connection.write(b"abc")
         run_until(loop, lambda: client.received() == b"abc", "the echo")
         assert server.status()["tls_handshakes"] == {"TLSv1.3": 1, "resumed": 0}
-        attempt.connection.close()
-        run_until(loop, lambda: not server.connections, "its end")
+        connection = attempt.connection
+        connection.close()
+        run_until(loop, lambda: not server.connections and connection.state is State.CLOSED, "both ends' end")
         server.abort()
 
 

@@ -23,6 +23,7 @@ SLOW = {
     "copy",
     "dataclasses",
     "datetime",
+    "difflib",
     "email",
     "http",
     "importlib.metadata",
@@ -98,3 +99,9 @@ def test_server(spawn, slow):
     modules = imported(server.log.partition("listening on")[0])
     assert {"argparse", "socket", "evloop.charcount.server", "evloop.core.loop"} <= modules
     assert modules & slow == set()
+    # One process needs nothing of those that several need.
+    assert {name for name in modules if name.startswith("evloop.program.")} == {
+        "evloop.program.serve",
+        "evloop.program.statustext",
+        "evloop.program.terminal",
+    }

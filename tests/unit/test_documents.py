@@ -22,7 +22,7 @@ DOCUMENTS = sorted(
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"\s]+)\"")
 
 # A path from the root of the project, wherever it stands: in a sentence, in a command, in a table.
-FOLDERS = "evloop|bin|benchmarks|tests|docs|tools|examples|deploy|\\.ci|\\.github"
+FOLDERS = "evloop|evloop_bench|bin|benchmarks|tests|docs|tools|examples|deploy|share|\\.ci|\\.github"
 PATH = re.compile(rf"(?<![\w./-])(?:\./)?((?:{FOLDERS})/[\w./*-]*)")
 
 MODULE = re.compile(r"`(evloop(?:\.\w+)+)`")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evloop import Limits, ListenError, Protocol, Server, Stream
+from evloop import Limits, ListenError, Protocol, Server, Stream, sleep
 from evloop.server.listener import EXHAUSTED_PAUSE_S
 from evloop.testing import MemoryLoop, MemorySocket
 from servers import recorder
@@ -203,7 +203,7 @@ def test_what_cannot_be_listened_on_leaves_nothing_behind(monkeypatch):
 
     monkeypatch.setattr(loop.poller, "register", once)
     monkeypatch.setattr(loop.poller, "watch", lambda fd, events, handler: registered.append(-fd))
-    monkeypatch.setattr("evloop.server.server.open_endpoint", lambda *args: [loop.pair()[0] for _ in range(3)])
+    monkeypatch.setattr(server, "open_endpoint", lambda *args: [loop.pair()[0] for _ in range(3)])
     with pytest.raises(ListenError, match=r"^cannot wait for connections: no memory for watches$"):
         server.listen()
     assert server.listeners == []
@@ -227,3 +227,99 @@ def test_a_drain_that_a_handler_calls_gives_it_what_has_arrived_meanwhile():
     client.close()
     served.loop.advance()
     assert not served.server.connections
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_an_abort_alone_is_a_stop(connected):
+    served = Served()
+    if connected:
+        served.connect()
+    served.server.abort()
+    assert served.server.stopping
+    assert served.server.aborted is connected
+    if connected:
+        served.loop.advance()
+    assert served.loop.timers == 0
+    assert not served.loop.memory.givers
+
+
+def test_a_handler_that_ends_after_its_connection_stops_nothing_else():
+    async def handler(stream: Stream) -> None:
+        stream.abort()
+        await sleep(1)
+
+    served = Served(handler)
+    for _ in range(2):
+        served.connect()
+        served.loop.advance(2)
+    assert served.server.stats.closed == 2
+    assert not served.server.stopping
+    assert served.loop.timers == 1  # the sweep goes on
+    assert len(served.loop.memory.givers) == 1
+
+
+def test_one_who_raises_when_it_has_stopped_keeps_nobody_from_being_told():
+    served = Served()
+    told: list[int] = []
+
+    def raises() -> None:
+        raise ValueError
+
+    served.server.drain(raises)
+    served.server.drain(lambda: told.append(1))
+    with pytest.raises(ValueError):  # what a loop in memory does with what is to be logged
+        served.loop.advance()
+    assert told == [1]
+
+
+@pytest.mark.parametrize(("code", "failed"), [(errno.ECONNRESET, 0), (errno.ENOMEM, 1)])
+def test_a_probe_that_ends_by_a_reset_has_not_failed(code, failed):
+    served = Served()
+    served.connect()
+    (connection,) = served.server.connections
+    connection.end_for(OSError(code, "injected"))
+    assert (served.server.stats.probes, served.server.stats.failed) == (1, failed)
+
+
+def test_a_connection_that_cannot_be_watched_is_over(monkeypatch):
+    served = Served()
+
+    def fails(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "no room for watches")
+
+    monkeypatch.setattr(served.loop.poller, "register", fails)
+    served.connect()
+    assert not served.server.connections
+    stats = served.server.stats
+    assert (stats.accepted, stats.closed, stats.failed) == (1, 1, 1)
+
+
+def test_one_who_leaves_ends_the_rest_of_the_listener(logged):
+    logged.expect("cannot accept on .*: injected; trying again")
+    served = Served()
+    first = served.connect()
+    served.failures = [errno.EMFILE]
+    served.connect()
+    assert served.listener.resting
+    first.close()
+    served.loop.advance()
+    served.loop.advance()
+    assert not served.listener.resting
+    assert served.server.stats.accepted == 2
+
+
+def test_nothing_is_kept_of_a_connection_that_is_over():
+    class Unfinished(Protocol):
+        def message_in_progress(self) -> int:
+            return 1
+
+    served = Served(Unfinished, message_timeout_s=60)
+    client = served.connect()
+    client.send(b"x")
+    served.loop.advance(3)
+    clock = served.server._sweeper._slow_messages
+    assert clock.seen
+    client.close()
+    served.loop.advance()
+    assert not served.server.connections
+    assert not clock.seen

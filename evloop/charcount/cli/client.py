@@ -191,6 +191,12 @@ def make_parser() -> CommandParser:
         epilog="Without TEXT, each line of input is a message. Exit status: 0 fine, 1 the server answered an error or "
         "what is no reply, or stdout cannot be written, 2 wrong usage, 3 cannot connect or connection lost, "
         "4 no answer in time, 5 TLS failed, 6 the server sent a reply that no message asked for, 130 interrupted.",
+        examples=(
+            (f'{_COMMAND} "hello, world" "Halo dunia"', "two messages, two numbers"),
+            (f"{_COMMAND} --port 8000 < messages.txt", "each line of a file is a message"),
+            (f"{_COMMAND} --connect tls:count.example:8443 --ca ca.pem hello", "by TLS"),
+        ),
+        documentation=f"man {_COMMAND}; docs/protocol.md, docs/tls.md",
     )
     parser.add_argument("text", nargs="*", metavar="TEXT", help="a message (put -- before one that begins with -)")
     parser.add_argument("--host", help=f"the server's name or address (default: {DEFAULT_HOST})")
@@ -262,7 +268,7 @@ def parse_arguments(parser: CommandParser, arguments: list[str]) -> argparse.Nam
     end = arguments.index("--") if "--" in arguments else len(arguments)
     args, unknown = parser.parse_known_intermixed_args(arguments[:end])
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)} (put -- before a TEXT that begins with -)")
+        parser.reject(unknown, "put -- before a TEXT that begins with -")
     args.text += arguments[end + 1 :]
     if not 0 < args.timeout <= _LONGEST_TIMEOUT_S:
         parser.error(f"argument --timeout: give more than 0 seconds, and not more than {_LONGEST_TIMEOUT_S}")

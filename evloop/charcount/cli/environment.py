@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 
-from evloop.charcount.cli.arguments import CommandParser
+from evloop.charcount.cli.arguments import CommandParser, did_you_mean
 from evloop.charcount.cli.settings import SETTINGS, as_text, from_list
 
 _PREFIX = "CHARCOUNT_"
 _VARIABLES = {_PREFIX + setting.name.upper(): setting for setting in SETTINGS}
+_FILE = _PREFIX + "CONFIG"
 _YES = {"1", "true", "yes", "on"}
 _NO = {"", "0", "false", "no", "off"}
 
@@ -27,7 +28,7 @@ def parse(
     environ: Mapping[str, str],
     expand: Callable[[argparse.Namespace], None],
 ) -> argparse.Namespace:
-    """The settings in force: of the command line, else of the environment, else the defaults.
+    """The settings in force: of the command line, else of the environment, else of the file, else the defaults.
 
     Ends the process with a usage error that names the variable or option.
 
@@ -40,7 +41,9 @@ def parse(
     """
     # The command line first: --help must be shown whatever the environment is.
     given = parser.parse_args(argv)
-    preset = _parse_variables(parser, environ)
+    path = environ.get(_FILE, "") if given.config is None else given.config
+    in_file = _read_file(parser, path) if path else {}
+    preset = _parse_variables(parser, {**in_file, **environ}, {name: path for name in in_file if name not in environ})
     for setting in SETTINGS:
         if getattr(given, setting.name) is not None:
             setattr(preset, setting.name, None)
@@ -67,16 +70,33 @@ def as_variables(settings: argparse.Namespace) -> str:
     )
 
 
-def _parse_variables(parser: CommandParser, environ: Mapping[str, str]) -> argparse.Namespace:
+def _read_file(parser: CommandParser, path: str) -> dict[str, str]:
+    from evloop.charcount.cli.settingsfile import read_variables  # here, as many have none
+
+    try:
+        variables = read_variables(path)
+    except ValueError as error:
+        parser.error(f"--config: {error}")
+    # It may name itself, if it was made by --print-config.
+    return {name: value for name, value in variables.items() if name != _FILE}
+
+
+def _parse_variables(parser: CommandParser, environ: Mapping[str, str], files: Mapping[str, str]) -> argparse.Namespace:
+    """What the variables set.
+
+    Args:
+        files: in which file a variable stands that is not in the environment.
+    """
     preset = parser.parse_args([])
     for variable, value in environ.items():
         if not variable.startswith(_PREFIX):
             continue
-        parser.origin = variable
+        parser.origin = f"{files[variable]}: {variable}" if variable in files else variable
         setting = _VARIABLES.get(variable)
         if setting is None:
             # A limit that is misspelled is a limit that isn't there.
-            parser.error("there is no such setting")
+            guess = did_you_mean([variable], _VARIABLES)
+            parser.error("there is no such setting" + (f" ({guess})" if guess else ""))
         if setting.is_list:
             parser.parse_args([f"{setting.option}={item}" for item in from_list(value)], preset)
             continue

@@ -48,6 +48,7 @@ class Places:
 
     Attributes:
         names: the endpoints, and what those of inherited sockets are called.
+        inherited: sockets that the process was started with.
         unused: sockets that the process was started with, and that the settings leave out.
         tls: what the endpoints of TLS among them are served with; None if there is none.
 
@@ -70,6 +71,7 @@ class Places:
             self.names.update(inherited)
         else:
             self.names[endpoint_to_listen_on(args.host, args.port)] = ""
+        self.inherited = inherited
         self.unused = [endpoint for endpoint in inherited if endpoint not in self.names]
         self._args = args
         by_tls = [endpoint for endpoint in self.names if endpoint.tls]
@@ -93,10 +95,13 @@ class Places:
         shown = []
         for endpoint, name in self.names.items():
             tls = self.tls if endpoint.tls else None
-            addresses = server.listen(endpoint, unix=self._access(), tls=tls)
-            note = f" ({endpoint}, {one_line(name)})" if name else ""
-            shown += [address + note for address in addresses]
+            addresses = server.listen(endpoint, unix=self.access(), tls=tls)
+            shown += [address + _note(endpoint, name) for address in addresses]
         return shown
+
+    def notes(self) -> dict[Endpoint, str]:
+        """The endpoints, and what is shown behind the address of each."""
+        return {endpoint: _note(endpoint, name) for endpoint, name in self.names.items()}
 
     def check(self) -> None:
         """Find out what can be found out without listening. A running server may have each of them.
@@ -110,9 +115,9 @@ class Places:
             elif isinstance(endpoint, UnixEndpoint):
                 from evloop.server.unixsockets import UnixAccess, check_unix_listener
 
-                check_unix_listener(endpoint, self._access() or UnixAccess())
+                check_unix_listener(endpoint, self.access() or UnixAccess())
 
-    def _access(self) -> UnixAccess | None:
+    def access(self) -> UnixAccess | None:
         """Who may connect to Unix sockets; None if none can be among the endpoints."""
         if all(isinstance(endpoint, TcpEndpoint) for endpoint in self.names):
             return None
@@ -120,3 +125,7 @@ class Places:
 
         args = self._args
         return UnixAccess(int(args.unix_mode, 8), args.unix_group or None, user_ids(args.unix_uids))
+
+
+def _note(endpoint: Endpoint, name: str) -> str:
+    return f" ({endpoint}, {one_line(name)})" if name else ""

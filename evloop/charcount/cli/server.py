@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from evloop.charcount.cli import environment
 from evloop.charcount.cli.arguments import EXIT_TLS, EXIT_USAGE, CommandParser
@@ -20,12 +20,17 @@ from evloop.errors import ListenError, TLSSettingsError
 from evloop.eventloop import EventLoop
 from evloop.limits import Limits
 from evloop.log import INFO, Logger, configure_later
-from evloop.program.serve import SLOW_PASS_S, STOP_SIGNALS, prepare
+from evloop.program.serve import SLOW_PASS_S, STOP_SIGNALS, prepare, take_part
 from evloop.server.descriptors import affordable_connections, raise_descriptor_limit
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
+
+    from evloop.net.tlssettings import TLSServerSettings
+    from evloop.program.role import Role
+    from evloop.program.upgrade import Heritage
+    from evloop.program.worker import Worker
 
 EXIT_OK = 0
 EXIT_ABORTED = 1  # or stdout can't be written
@@ -34,11 +39,16 @@ EXIT_CANNOT_LISTEN = 3
 _COMMAND = "charcount-server"
 
 
-def configure_logging(level: int) -> None:
-    """Log to stderr from that level on."""
+def configure_logging(level: int, process: str = "") -> None:
+    """Log to stderr from that level on.
+
+    Args:
+        process: which process of the service it is, named in each line.
+    """
     import logging
 
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    who = f"{process}: " if process else ""
+    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {who}%(message)s", stream=sys.stderr)
     logging.raiseExceptions = False  # a log that can't be written must not stop the service
 
 
@@ -51,9 +61,16 @@ def make_parser() -> CommandParser:
         epilog="Each option can be set by a variable as well, --max-message by CHARCOUNT_MAX_MESSAGE and --classic by "
         "CHARCOUNT_CLASSIC=1; the command line wins. "
         "SIGTERM or Ctrl-C stops it: what has been received is answered first; a second one stops it at once. "
-        "SIGUSR1 logs a status; SIGHUP reads certificates again, but stops it if its terminal was closed. "
+        "SIGUSR1 logs a status; SIGHUP reads certificates and --config again, with --workers by new workers one after "
+        "another, but stops it if its terminal was closed; SIGUSR2 has the program that is on disk now take over. "
         "Exit status: 0 stopped, 1 stopped with connections aborted, 2 wrong usage, 3 cannot listen, "
         "5 certificates or keys cannot be used.",
+        examples=(
+            (f"{_COMMAND} --port 8000", "for the programs of this machine"),
+            (f"{_COMMAND} --listen tls:0.0.0.0:8443 --tls-cert server.pem", "for other machines too, by TLS"),
+            (f"CHARCOUNT_MAX_CONNECTIONS=500 {_COMMAND} --check-config", "could it start with these settings?"),
+        ),
+        documentation=f"man {_COMMAND}; docs/operations.md, docs/protocol.md, docs/tls.md",
     )
     groups = {setting.group: parser.add_argument_group(setting.group) for setting in SETTINGS}
     for setting in SETTINGS:
@@ -149,6 +166,11 @@ def run_server(argv: list[str] | None) -> int:
     settings = make_settings(parser, args)
     if args.print_config:
         return print_config(environment.as_variables(args))
+    role = None
+    if "EVLOOP_ROLE" in os.environ:
+        from evloop.program.role import take_role  # here, as one process does not need it
+
+        role = take_role()
     try:
         places = Places(parser, args)
     except (ListenError, TLSSettingsError) as error:
@@ -156,18 +178,67 @@ def run_server(argv: list[str] | None) -> int:
         return EXIT_TLS if isinstance(error, TLSSettingsError) else EXIT_CANNOT_LISTEN
     if args.check_config:
         return check_config(places, settings)
-    if places.unused:
+    if places.unused and role is None:
         unused = ", ".join(map(str, places.unused))
         say(_COMMAND, f"started with sockets that are not used, as other places to listen are set: {unused}")
     level = LOG_LEVELS[args.log_level]
-    configure_later(level, lambda: configure_logging(level))
+    process = "" if role is None else role.name
+    configure_later(level, lambda: configure_logging(level, process))
     raise_descriptor_limit(settings.limits.max_connections)
+    if args.workers != 1 and not process:
+        from evloop.charcount.cli.workers import supervise_workers  # here, as one process does not need it
+
+        status = supervise_workers(_COMMAND, places, settings, args, role)
+        if status is not None:
+            return status
+    return serve(places, settings, role, argv, args)
+
+
+def reloads(
+    server: CharCountServer, tls: TLSServerSettings | None, argv: list[str] | None, args: argparse.Namespace
+) -> list[Callable[[], object]]:
+    """What SIGHUP calls."""
+    if not args.config:
+        return [] if tls is None else [tls.reload_and_log]
+    from evloop.charcount.cli.reloading import Reloading  # here, as few have a file
+
+    def parse(parser: CommandParser) -> argparse.Namespace:
+        return parse_arguments(parser, argv, os.environ)
+
+    return [Reloading(args, server, tls, make_parser, parse, make_settings)]
+
+
+def serve(
+    places: Places, settings: ServiceSettings, role: Role | None, argv: list[str] | None, args: argparse.Namespace
+) -> int:
+    """Serve in this process until it is told to stop. Returns the exit status.
+
+    Args:
+        role: if it is one of several.
+        argv, args: the command line, and what was made of it.
+    """
+    worker: Worker | None = None
+    heritage: Heritage | None = None
     with EventLoop(slow_pass_s=SLOW_PASS_S) as loop:
-        server = CharCountServer(loop, settings)
         try:
+            if role is not None:
+                worker, heritage = take_part(loop, role)
+        except ListenError as error:
+            say(_COMMAND, str(error))
+            return EXIT_CANNOT_LISTEN
+        server = CharCountServer(loop, settings, None if worker is None else worker.counts)
+        try:
+            if role is not None:
+                (worker or heritage).equip(server)  # type: ignore[union-attr]
             addresses = places.listen(server)
             tls = places.tls
-            prepare(loop, server, on_reload=[] if tls is None else [tls.reload_and_log])
+            if worker is not None:
+                worker.prepare(server)
+                addresses = []  # the supervisor tells them
+            else:
+                prepare(loop, server, on_reload=reloads(server, tls, argv, args))
+            if heritage is not None:
+                heritage.take_over(server)
             if tls is not None:
                 tls.watch(loop)
             if hasattr(gc, "freeze"):  # PyPy's collector has no need of it
@@ -181,6 +252,10 @@ def run_server(argv: list[str] | None) -> int:
             return EXIT_CANNOT_LISTEN
         finally:
             server.abort()  # nothing is left to abort, unless this ends by an error: then no path may be left behind
+            if worker is not None:
+                worker.close()
+            if heritage is not None:
+                heritage.close()
         for signum in STOP_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)  # it is over: what comes now must not change the exit status
         server.log.flush()

@@ -20,6 +20,7 @@ from evloop.charcount.cli.arguments import (
     seconds,
     users,
     whole_number,
+    workers,
 )
 from evloop.charcount.server import DEFAULT_PORT
 from evloop.charcount.session import CLASSIC_TEMPLATE, DEFAULT_TEMPLATE
@@ -164,6 +165,8 @@ def setting_name(limit: Limit) -> str:
     return limit.name.removesuffix("_s").removesuffix("_bytes")
 
 
+_PROCESSES = "processes (docs/operations.md)"
+
 SETTINGS = (
     Setting(
         "where it listens",
@@ -261,6 +264,15 @@ SETTINGS = (
         metavar="1.2|1.3",
     ),
     Setting(
+        _PROCESSES,
+        "workers",
+        1,
+        "how many processes serve; with more than one, one more holds the sockets and looks after them; auto: one for "
+        "each core that may be used",
+        parse=workers,
+        metavar="N|auto",
+    ),
+    Setting(
         "what it speaks (docs/protocol.md)",
         "framing",
         "line",
@@ -300,5 +312,14 @@ SETTINGS = (
         "debug, info (each connect and disconnect), warning or error",
         choices=tuple(LOG_LEVELS),
         metavar="LEVEL",
+    ),
+    Setting(
+        "where settings are",
+        "config",
+        "",
+        "a file of variables, as --print-config shows them; the environment and the command line win; read again on "
+        "SIGHUP",
+        metavar="FILE",
+        unset="none",
     ),
 )
