@@ -1,4 +1,4 @@
-"""Fill in the tables of docs/analysis.md and its translation from what ``versus.py --json`` wrote.
+"""Fill in the tables of docs/analysis.md, its translation and docs/performance.md from what ``versus.py --json`` wrote.
 
 ``python benchmarks/fill_tables.py docs/results/versus.json``. The lines of a table stand between two comments that a
 browser does not show, ``<!-- figures: NAME -->`` and ``<!-- end -->``; its head, in the document's language, is kept.
@@ -22,7 +22,7 @@ from evloop_bench.common.arguments import Parser
 from evloop_bench.common.paths import ROOT
 from evloop_bench.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_OK, print_error, run_program
 
-DOCUMENTS = (ROOT / "docs" / "analysis.md", ROOT / "docs" / "analysis.id.md")
+DOCUMENTS = tuple(ROOT / "docs" / name for name in ("analysis.md", "analysis.id.md", "performance.md"))
 
 EXIT_DIFFERENT = EXIT_FAILED
 
@@ -30,6 +30,22 @@ _SERVERS = ("c-epoll", OURS, "uvloop-protocol", "asyncio-protocol", "asyncio-str
 _CONNECTIONS = ("connections-10", "connections-100", "connections-1000", "connections-10000")
 _IN_FLIGHT = ("inflight-1", "inflight-16", "inflight-256")
 _NOTHING = "–"
+
+# The callback for one line, to which all others are compared that are written line by line.
+_ON_LINE = "evloop-on-line"
+_LINE_BY_LINE = (
+    *(_ON_LINE, "evloop-on-lines", "evloop-lines", "evloop-batches"),
+    *("asyncio-streams", "asyncio-streams-malloc", "uvloop-streams", "uvloop-streams-malloc"),
+    *("trio-line", "trio-chunk", "curio-streams"),
+)
+# A server, a scenario, to what it is compared, and at most or at least how many times that it may cost.
+_AIMS = (
+    ("evloop-lines", "inflight-1", _ON_LINE, "at most", 1.07),
+    ("evloop-lines", "inflight-16", "evloop-on-lines", "at most", 1.35),
+    ("evloop-batches", "inflight-16", "evloop-on-lines", "at most", 1.10),
+    ("evloop-batches", "inflight-256", "evloop-on-lines", "at most", 1.10),
+    ("asyncio-streams", "inflight-16", "evloop-lines", "at least", 8.0),
+)
 
 _TABLE = re.compile(
     r"(?P<head><!-- figures: (?P<name>[\w-]+) -->\n\n?\|[^\n]*\n\|[^\n]*\n)"
@@ -93,10 +109,35 @@ def _kernel(results: Results) -> Iterator[list[str]]:
         yield line
 
 
+def _line_by_line(results: Results) -> Iterator[list[str]]:
+    """Server, CPU per message at 1 in flight, then for each depth how many times that of the callback for one line."""
+    for server in _LINE_BY_LINE:
+        ratios = [results.ratio(scenario, server, "cpu_us", _ON_LINE) for scenario in _IN_FLIGHT]
+        yield [
+            server,
+            _significant(_found(results, "inflight-1", server, "cpu_us")),
+            *(_NOTHING if ratio is None else f"×{_significant(ratio.value)}" for ratio in ratios),
+        ]
+
+
+def _aims(results: Results) -> Iterator[list[str]]:
+    """Server, in flight, compared to what, the aim, the ratio with its interval, whether it meets the aim."""
+    for server, scenario, other, bound, aim in _AIMS:
+        ratio = results.ratio(scenario, server, "cpu_us", other)
+        line = [server, str(SCENARIOS[scenario].depth), other, f"{bound} ×{aim:g}"]
+        if ratio is None:
+            yield [*line, _NOTHING, _NOTHING]
+        else:
+            met = ratio.value <= aim if bound == "at most" else ratio.value >= aim
+            yield [*line, f"×{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})", "yes" if met else "no"]
+
+
 TABLES: dict[str, Callable[[Results], Iterator[list[str]]]] = {
     "servers": _servers,
     "latency": _latency,
     "kernel": _kernel,
+    "line-by-line": _line_by_line,
+    "aims": _aims,
 }
 
 
@@ -123,7 +164,7 @@ def _line(cells: list[str]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         prog="fill_tables.py",
-        description="Fill in the tables of the analysis.",
+        description="Fill in the tables of the analysis, and of line by line in docs/performance.md.",
         epilog="Exit status: 0 done; 1 --check has found a difference; 2 wrong usage; 3 cannot read or write.",
     )
     parser.add_argument("results", type=Path, metavar="FILE", help="what versus.py --json wrote")

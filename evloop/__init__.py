@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ConnectionLostError,
         EndpointError,
         EvloopError,
+        FramingError,
         IncompleteReadError,
         LimitError,
         ListenError,
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from evloop.net.tlsinfo import TLSInfo
     from evloop.net.tlssettings import TLSClientSettings, TLSServerSettings
     from evloop.program.serve import prepare, serve
+    from evloop.protocols.framings import Framing, LengthPrefix, MessageFramer, Netstring, VarintPrefix
     from evloop.protocols.handlers import connect
     from evloop.protocols.lineframer import LineFramer
     from evloop.protocols.lines import LineProtocol
+    from evloop.protocols.messages import MessageProtocol
     from evloop.protocols.streams import Stream
     from evloop.protocols.taskgroup import TaskGroup
     from evloop.protocols.tasks import Cancelled
@@ -53,12 +56,18 @@ __all__ = [
     "Event",
     "EventLoop",
     "EvloopError",
+    "Framing",
+    "FramingError",
     "IncompleteReadError",
+    "LengthPrefix",
     "LimitError",
     "Limits",
     "LineFramer",
     "LineProtocol",
     "ListenError",
+    "MessageFramer",
+    "MessageProtocol",
+    "Netstring",
     "Protocol",
     "Queue",
     "Server",
@@ -73,6 +82,7 @@ __all__ = [
     "TaskGroup",
     "Timer",
     "UnixAccess",
+    "VarintPrefix",
     "__version__",
     "connect",
     "parse_endpoint",
@@ -91,6 +101,7 @@ _MODULES = {
         "ConnectionLostError",
         "EndpointError",
         "EvloopError",
+        "FramingError",
         "IncompleteReadError",
         "LimitError",
         "ListenError",
@@ -103,6 +114,8 @@ _MODULES = {
     "eventloop": ("EventLoop",),
     "net.protocol": ("Protocol",),
     "protocols.lines": ("LineProtocol",),
+    "protocols.framings": ("Framing", "LengthPrefix", "MessageFramer", "Netstring", "VarintPrefix"),
+    "protocols.messages": ("MessageProtocol",),
     "protocols.streams": ("Stream",),
     "protocols.handlers": ("connect",),
     "protocols.taskgroup": ("TaskGroup",),

@@ -80,6 +80,10 @@ class IncompleteReadError(EvloopError, EOFError):
         self.partial = partial
 
 
+class FramingError(EvloopError):
+    """What came is not how messages stand in a stream, so nobody can tell where the next one begins. Says what came."""
+
+
 class EndpointError(EvloopError, ValueError):
     """Text that is no endpoint, or parts of which there can't be one (see `evloop.net.endpoint`), in one line."""
 

@@ -39,7 +39,9 @@ mount --bind "$2" /mnt/python
 mount --bind "$3" /mnt/tests
 for place in /mnt/evloop /mnt/python /; do mount -o remount,bind,ro $place; done
 for place in /tmp /var/tmp /run; do mount -t tmpfs tmpfs $place; done
-for place in / /root /var/lib /mnt/evloop; do ! touch $place/.written 2> /dev/null; done
+for place in / /root /var/lib /mnt/evloop; do
+    if touch $place/.written 2> /dev/null; then rm $place/.written; echo "$place can be written to"; exit 1; fi
+done
 ip link set lo up
 mount -t proc proc /proc
 umount -R /sys/fs/cgroup

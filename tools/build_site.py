@@ -40,6 +40,7 @@ _LEFT_OUT = ("lab/*", "results/*.json")
 NAV = {
     "The library": {
         "Coroutines": "coroutines.md",
+        "Framing": "framing.md",
         "TLS": "tls.md",
         "API reference": "api.md",
         "Examples": "examples.md",

@@ -88,18 +88,16 @@ def read(parser: HelpfulParser, subcommand: Command | None = None) -> Command:
         if options:
             title = "" if group in (parser._positionals, parser._optionals) else group.title or ""
             groups.append((title, options))
-    usage = (parser.usage or "").removeprefix("%(prog)s").strip()
+    parts = re.split(r"[,;] (?=\d+ )", statuses.strip().removesuffix("."))
+    # argparse makes a usage of its own, with every option in it, where a parser has none.
+    arguments = [str(action.metavar) for action in parser._positionals._group_actions]
+    usage = (parser.usage or "").removeprefix("%(prog)s").strip() or " ".join(["[OPTION ...]", *arguments])
     return Command(
         name=parser.prog,
-        usage=usage or " ".join(["[OPTION ...]", *(action.metavar for action in parser._positionals._group_actions)]),
+        usage=usage,
         description=" ".join((parser.description or "").split()),
         notes=notes.strip(),
-        statuses=tuple(
-            (number, text)
-            for number, _, text in (
-                part.partition(" ") for part in re.split(r"[,;] (?=\d+ )", statuses.strip().removesuffix("."))
-            )
-        ),
+        statuses=tuple((part.partition(" ")[0], part.partition(" ")[2]) for part in parts),
         groups=tuple(groups),
         examples=parser.examples,
         documentation=parser.documentation,

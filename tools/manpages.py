@@ -67,7 +67,7 @@ def _entry(option: Option) -> list[str]:
 
 def _text(text: str, *, dash: bool = False) -> list[str]:
     """As it is to be read, in lines of the length that sources of man pages have."""
-    lines = []
+    lines: list[str] = []
     for line in textwrap.wrap(text, 66, break_long_words=False, break_on_hyphens=False):
         escaped = _word(line)
         # The one dash that is meant parts a command from what it is.

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
 from evloop.core.loop import Loop
+from evloop.errors import EXHAUSTED
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ UPGRADE = (
     "evloop.program.upgrade",
 )
 
+# When to try again to read one for which there was no descriptor.
+_AGAIN_S = 1.0
 
 # Before the code in a file of compiled code (PEP 552).
 _PYC_HEADER_BYTES = 16
@@ -96,8 +99,14 @@ def keep(loop: Loop, names: Sequence[str] = UPGRADE) -> None:
     sys.meta_path.insert(0, kept)
 
     def read_next(position: int) -> None:
-        if position < len(names):
+        if position == len(names):
+            return
+        try:
             kept.read(names[position])
-            loop.call_later(0, read_next, position + 1)
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                loop.call_later(_AGAIN_S, read_next, position)
+                return
+        loop.call_later(0, read_next, position + 1)
 
     read_next(0)

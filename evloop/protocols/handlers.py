@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 
 from evloop.core.loop import Loop
-from evloop.errors import ConnectionLostError, IncompleteReadError, LimitError
+from evloop.errors import ConnectionLostError, FramingError, IncompleteReadError, LimitError
 from evloop.log import WARNING, Logger
 from evloop.protocols.streams import Stream
 from evloop.protocols.tasks import Cancelled, Task, current_task, park
@@ -124,7 +124,7 @@ class _Handled(Stream):
             return  # it could not but fail
         if isinstance(error, IncompleteReadError) and self._ended:
             self.close()  # the peer has left in the middle of something: its affair
-        elif isinstance(error, LimitError):
+        elif isinstance(error, (LimitError, FramingError)):  # what the peer has sent
             connection.loop.log_limited(WARNING, "connection %s ended: %s", connection.peer, error)
             connection.end_for(error)
         else:
@@ -188,8 +188,7 @@ async def connect(*where: Any, **options: Any) -> Stream:
         await park(task)
     except BaseException:
         attempt.cancel()
-        if hasattr(stream, "connection"):
-            stream.abort()
+        stream.abort()
         raise
     finally:
         del stream._opener  # it refers to this frame

@@ -7,10 +7,12 @@ from itertools import groupby
 
 from evloop.net.buffers import as_bytes
 from evloop.net.protocol import Protocol
-from evloop.net.state import State
+from evloop.protocols.answers import answer_each
 from evloop.protocols.lineframer import LineFramer
 
-_OPEN = State.OPEN
+TYPE_CHECKING = False  # importing typing for it would slow down every start
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class LineProtocol(Protocol):
@@ -25,18 +27,16 @@ class LineProtocol(Protocol):
 
     message_end = b"\n"
     max_line_bytes = 65536
-    _framer: LineFramer
+    _framer: LineFramer | None
     _lines: int
 
-    def __getattr__(self, name: str) -> object:
-        # Made when they are first asked for, and not in __init__, which subclasses have and forget to call.
-        if name == "_framer":
-            self._framer = LineFramer(self.max_line_bytes)
-            return self._framer
-        if name == "_lines":
-            self._lines = 0
-            return 0
-        return super().__getattr__(name)
+    # Not in __init__, which subclasses have and forget to call; and the framer when there is something for it to do, as
+    # the limit may be set until then.
+    def __new__(cls, *args: object, **named: object) -> Self:
+        protocol = super().__new__(cls)
+        protocol._framer = None
+        protocol._lines = 0
+        return protocol
 
     def on_line(self, line: bytes) -> bytes | None:
         """A line has arrived, without its LF or CR LF."""
@@ -48,51 +48,43 @@ class LineProtocol(Protocol):
 
         The default calls `on_line` for each, until one of them closes the connection.
         """
-        connection = self.connection
-        on_line = self.on_line
-        outer = connection.batch
-        connection.batch = replies = []  # what on_line writes is to stand among what it returns
-        try:
-            for line in lines:
-                reply = on_line(line)
-                if reply:
-                    replies.append(reply)
-                if connection.state is not _OPEN and connection.closing:
-                    break
-        finally:
-            connection.batch = outer
-        try:
-            return b"".join(replies)
-        except TypeError:  # one of them is no bytes: say which
-            return b"".join([as_bytes(reply, on_line) for reply in replies])
+        return answer_each(self.connection, self.on_line, lines)
 
     def on_overlong_line(self) -> bytes | None:
         """A line of more than `max_line_bytes` has been dropped, in its place among the others."""
         return None
 
     def on_data(self, data: bytes) -> bytes | None:
-        return self._deliver(self._framer.feed(data))
+        framer = self._framer
+        if framer is None:
+            framer = self._framer = LineFramer(self.max_line_bytes)
+        return self._deliver(framer.feed(data))
 
     def on_eof(self) -> bytes | None:
         """Delivers an unterminated last line. Call it if you override it."""
-        return self._deliver(self._framer.finish())
+        return None if self._framer is None else self._deliver(self._framer.finish())
 
     def held_bytes(self) -> int:
-        return self._framer.held_bytes
+        return 0 if self._framer is None else self._framer.held_bytes
 
     def message_in_progress(self) -> int | None:
-        return self._lines if self._framer.in_line else None
+        return self._lines if self._framer is not None and self._framer.in_line else None
 
     def dump_framing(self) -> bytes | None:
-        return self._framer.dump()
+        return b"" if self._framer is None else self._framer.dump()
 
     def restore_framing(self, state: bytes) -> None:
-        self._framer.feed(state)
+        if state:
+            self._framer = LineFramer(self.max_line_bytes)
+            self._framer.feed(state)
 
     def _deliver(self, lines: list[bytes | None]) -> bytes | None:
         self._lines += len(lines)
         if None not in lines:
-            return as_bytes(self.on_lines(lines) or b"", self.on_lines) if lines else None  # type: ignore[arg-type]
+            if not lines:
+                return None
+            reply = self.on_lines(lines)  # type: ignore[arg-type]
+            return reply if type(reply) is bytes or not reply else as_bytes(reply, self.on_lines)
         connection = self.connection
         outer = connection.batch
         connection.batch = replies = []

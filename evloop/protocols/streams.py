@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from evloop.protocols.framings import Framing
+
 
 class Stream(Conversation):
     """Both directions of a connection, for tasks. One of them may read at a time, any may write.
@@ -43,6 +45,18 @@ class Stream(Conversation):
     def batches(self) -> AsyncIterator[list[bytes]]:
         """As `lines`, but all lines that are there at once, in a list: the fastest way to answer many."""
         return _Batches(self)
+
+    def messages(self, framing: Framing, limit_bytes: int = 65536) -> AsyncIterator[bytes]:
+        """``async for message in stream.messages(LengthPrefix(4)):`` each message that says how long it is.
+
+        To answer, ``stream.write(framing.wrap(reply))``. One after another, as with `lines`: ``anext``.
+
+        Raises:
+            LimitError: a message is longer than ``limit_bytes``.
+            FramingError: what comes is none.
+            IncompleteReadError: the stream ended in the middle of one.
+        """
+        return _Messages(self, framing, limit_bytes)
 
     async def read(self, at_most: int = 65536) -> bytes:
         """What has arrived, at least one byte; empty at the end of the stream."""
@@ -171,8 +185,12 @@ class _Lines:
 async def _each_line(stream: Stream) -> AsyncIterator[bytes]:
     unread = stream._unread
     while True:
-        for line in unread.lines:
+        lines = unread.lines
+        for line in lines:
             yield line
+        if unread.lines is not lines:
+            continue  # the one who goes over them has read by other ways, too, and left some
+        del lines  # a wait may be long, and there may be many who wait
         if unread.nothing() or not unread.cut_again():
             await stream
             if not stream._cut():
@@ -180,15 +198,15 @@ async def _each_line(stream: Stream) -> AsyncIterator[bytes]:
 
 
 class _Batches:
-    """What `Stream.batches` returns."""
+    """What `Stream.batches` returns: as `_Lines`."""
 
     __slots__ = ("_stream",)
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[list[bytes]]:
+        return _each_batch(self._stream)
 
     async def __anext__(self) -> list[bytes]:
         stream = self._stream
@@ -196,8 +214,55 @@ class _Batches:
             lines = list(stream._unread.lines)
             if lines:
                 return lines
-            del lines  # a wait may be long, and there may be many who wait
+            del lines  # as in `_each_line`
             if not stream._cut_again():
                 await stream
                 if not stream._cut():
                     raise StopAsyncIteration
+
+
+async def _each_batch(stream: Stream) -> AsyncIterator[list[bytes]]:
+    unread = stream._unread
+    while True:
+        lines = list(unread.lines)
+        if lines:
+            yield lines
+            continue
+        del lines  # as in `_each_line`
+        if unread.nothing() or not unread.cut_again():
+            await stream
+            if not stream._cut():
+                return
+
+
+class _Messages:
+    """What `Stream.messages` returns. It holds nothing of the stream, as `_Lines`."""
+
+    __slots__ = ("_framing", "_limit_bytes", "_stream")
+
+    def __init__(self, stream: Stream, framing: Framing, limit_bytes: int) -> None:
+        self._stream = stream
+        self._framing = framing
+        self._limit_bytes = limit_bytes
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        stream = self._stream
+        held = stream._unread.as_bytes()
+        if not held:
+            await stream
+            data = stream._take_arrived()
+            if not data:
+                raise StopAsyncIteration
+            held += data
+        while True:
+            start, end, after = self._framing.locate(held, 0, self._limit_bytes)
+            if after <= len(held):
+                break
+            while len(held) < after:
+                await stream._more_onto(held)
+        message = bytes(held[start:end])
+        del held[:after]
+        return message

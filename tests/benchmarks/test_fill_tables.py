@@ -10,6 +10,8 @@ import pytest
 from benchmarks import fill_tables
 from benchmarks.comparison.files import as_document
 from benchmarks.comparison.results import Results
+from benchmarks.comparison.scenarios import SCENARIOS
+from benchmarks.peers.registry import PEERS
 from evloop_bench.common.paths import ROOT
 from evloop_bench.common.streams import EXIT_CANNOT_RUN
 
@@ -34,7 +36,38 @@ def rows(text: str, name: str) -> dict[str, list[str]]:
     return {cells[0].strip(" *"): [cell.strip(" *") for cell in cells[1:]] for cells in lines}
 
 
-@pytest.mark.parametrize("document", fill_tables.DOCUMENTS, ids=lambda path: path.name)
+ANALYSES = [path for path in fill_tables.DOCUMENTS if path.name.startswith("analysis")]
+
+
+def test_line_by_line_and_its_aims() -> None:
+    results = some_results()
+    for number in range(2):
+        for server, times in (
+            ("evloop-on-line", 1.0),
+            ("evloop-on-lines", 0.5),
+            ("evloop-lines", 0.6),
+            ("evloop-batches", 0.6),
+        ):
+            results.add("inflight-16", server, number, {"cpu_us": (1 + number) * times})
+        results.add("inflight-16", "asyncio-streams", number, {"cpu_us": (1 + number) * 6.0})
+    text = fill_tables.filled((ROOT / "docs" / "performance.md").read_text(), results)
+    assert rows(text, "line-by-line")["evloop-lines"] == ["–", "–", "×0.600", "–"]
+    assert rows(text, "line-by-line")["asyncio-streams"] == ["–", "–", "×6.00", "–"]
+    assert "| evloop-lines | 16 | evloop-on-lines | at most ×1.35 | ×1.20 (1.20–1.20) | yes |\n" in text
+    assert "| evloop-batches | 16 | evloop-on-lines | at most ×1.1 | ×1.20 (1.20–1.20) | no |\n" in text
+    assert "| evloop-batches | 256 | evloop-on-lines | at most ×1.1 | – | – |\n" in text
+    assert "| asyncio-streams | 16 | evloop-lines | at least ×8 | ×10.00 (10.00–10.00) | yes |\n" in text
+
+
+def test_whatever_is_in_a_table_takes_part_where_it_is_compared() -> None:
+    """So that a run of everything fills in all of it."""
+    for server in (*fill_tables._LINE_BY_LINE, *(aim[0] for aim in fill_tables._AIMS)):
+        for scenario in fill_tables._IN_FLIGHT:
+            assert SCENARIOS[scenario].servers is None or server in SCENARIOS[scenario].servers
+            assert not PEERS[server].only_in or scenario in PEERS[server].only_in
+
+
+@pytest.mark.parametrize("document", ANALYSES, ids=lambda path: path.name)
 def test_tables_are_filled_in(document: Path) -> None:
     text = fill_tables.filled(document.read_text(), some_results())
     assert rows(text, "servers")["evloop"] == ["ours", "5.20", "1.00", "–", "–"]
@@ -50,7 +83,8 @@ def test_only_lines_of_tables_change(document: Path) -> None:
     after = fill_tables.filled(before, some_results())
     assert fill_tables.filled(after, some_results()) == after
     assert re.findall(r"^(?!\|).*$", after, re.MULTILINE) == re.findall(r"^(?!\|).*$", before, re.MULTILINE)
-    for name in fill_tables.TABLES:
+    for name in re.findall(r"<!-- figures: ([\w-]+) -->", before):
+        assert name in fill_tables.TABLES
         found = after.partition(f"<!-- figures: {name} -->")[2].partition("<!-- end -->")[0].strip().splitlines()
         assert {line.count("|") for line in found} == {found[0].count("|")}
 
@@ -62,6 +96,7 @@ def test_check_says_which_document_differs(tmp_path: Path, capsys: pytest.Captur
     assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == [
         "docs/analysis.md",
         "docs/analysis.id.md",
+        "docs/performance.md",
     ]
 
 

@@ -280,7 +280,7 @@ def test_58_several_places_of_which_one_is_taken_are_given_back(serve, tmp_path)
 TWO_FAMILIES = (
     "import socket, sys; real = socket.getaddrinfo\n"
     "def both(host, *rest, **options):\n"
-    "    hosts = ('127.0.0.1', '::1') if host == 'both.example' else (host,)\n"
+    "    hosts = ('127.0.0.1', '::1') if host in ('both.example', b'both.example') else (host,)\n"
     "    return [found for one in hosts for found in real(one, *rest, **options)]\n"
     "socket.getaddrinfo = both\n"
     "from evloop.charcount.cli.server import main; sys.exit(main())"

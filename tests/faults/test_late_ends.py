@@ -179,7 +179,7 @@ def test_39_protocol_without_a_connection_says_so():
         def __init__(self) -> None:
             self.name = self.connection.peer
 
-    with pytest.raises(AttributeError, match=r"this Early has no connection yet"):
+    with pytest.raises(AttributeError, match=r"this protocol has no connection yet: it has one from on_connect on"):
         Early()
 
 

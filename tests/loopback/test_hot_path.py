@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from bytecodes import instructions as counted
 from clients import Client
-from evloop import EventLoop, Limits
+from coroutines import handled
+from evloop import Connection, EventLoop, Limits, LineProtocol, MessageProtocol, Protocol, Stream
 from evloop.charcount.server import CharCountServer, ServiceSettings
 from waiting import run_pass, run_until
 
@@ -152,3 +154,41 @@ def test_calls_of_one_more_message(exchange: Exchange, message: tuple[bytes, int
 def test_instructions_of_one_more_message(exchange: Exchange, message: tuple[bytes, int], most: int) -> None:
     cost = instructions(exchange, 2, *message) - instructions(exchange, 1, *message)
     assert 0 < cost <= most
+
+
+# ---------------------------------------------------------------------- coroutines
+
+
+async def upper(stream: Stream) -> None:
+    async for line in stream.lines():
+        stream.write(line)
+
+
+async def upper_in_batches(stream: Stream) -> None:
+    async for lines in stream.batches():
+        await stream.write(b"".join(lines))
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="bytecode differs from version to version")
+@pytest.mark.parametrize(
+    ("handler", "each_chunk", "each_line"),
+    [pytest.param(upper, 215, 43, id="lines"), pytest.param(upper_in_batches, 262, 0, id="batches")],
+)
+def test_instructions_of_what_a_coroutine_reads_and_writes(handler: Any, each_chunk: int, each_line: int) -> None:
+    peer = handled(handler)
+    peer.feed(b"x\n" * 16)
+
+    def cost(lines: int) -> int:
+        return counted(lambda: peer.feed(b"x\n" * lines), within="/evloop/protocols/")
+
+    one, two, sixteen = cost(1), cost(2), cost(16)
+    assert sixteen - one == 15 * (two - one)
+    assert two - one <= each_line
+    assert one - (two - one) <= each_chunk
+    peer.eof()
+
+
+@pytest.mark.parametrize("kind", [Protocol, LineProtocol, MessageProtocol, Stream, Connection])
+def test_attributes_are_found_the_fast_way(kind: type) -> None:
+    """With a `__getattr__` in a class, CPython looks up each attribute of its objects by a slow path."""
+    assert not hasattr(kind, "__getattr__")

@@ -162,6 +162,7 @@ def test_a_loop_connects_by_tls(start_tls):
         loop.connect(protocol, "localhost", server.port, tls=TLSClientSettings(ca=world().ca))
         protocol.connection.write(b"before ")
         run_until(loop, lambda: "close" in client_side.events)
+        run_until(loop, lambda: len(loop.poller.handlers) == 1)  # the peer's end has come, too
     assert client_side.events[0] == "connect"
     assert client_side.received() == b"before question"
     server.wait_empty()

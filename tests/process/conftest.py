@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from exampleprograms import example, web  # noqa: F401  (fixtures)
 from process.commands import start_client
 from processes import Process, start_server
 

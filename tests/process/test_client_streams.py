@@ -18,6 +18,7 @@ import pytest
 from paths import CLIENT, ROOT, SERVER
 from process.commands import PYTHON, one_line, run_client
 from processes import Process, start_server
+from variants import first_of
 from waiting import DEADLINE_S, wait_until
 
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
@@ -28,9 +29,9 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 BUFFERINGS = {"buffered": CLEAN, "unbuffered": {**CLEAN, "PYTHONUNBUFFERED": "1"}}
 
 
-@pytest.fixture(params=BUFFERINGS.values(), ids=list(BUFFERINGS))
+@pytest.fixture(params=first_of(*BUFFERINGS))
 def environment(request) -> dict[str, str]:
-    return request.param
+    return BUFFERINGS[request.param]
 
 
 @pytest.fixture(scope="module")

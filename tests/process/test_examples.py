@@ -2,75 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import smtplib
 import socket
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from clients import Client
-from paths import ROOT
-from waiting import DEADLINE_S, wait_until
+from exampleprograms import EXAMPLES, curl, needs
+from waiting import DEADLINE_S
 
-EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted(EXAMPLES.glob("*.py"))
-
-
-class Example:
-    """A program of examples/ that runs, on a free port."""
-
-    def __init__(self, name: str, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-u", str(EXAMPLES / f"{name}.py"), "0", *arguments],
-            cwd=EXAMPLES.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        found = re.search(r"listening on 127\.0\.0\.1:(\d+)", line)
-        assert found, line + self.process.stderr.read()
-        self.port = int(found[1])
-
-    @property
-    def address(self) -> tuple[str, int]:
-        return "127.0.0.1", self.port
-
-    def stop(self) -> tuple[str, str]:
-        """End it in order; returns what it has printed."""
-        self.process.terminate()
-        out, err = self.process.communicate(timeout=DEADLINE_S)
-        assert self.process.returncode == 0
-        assert "Traceback" not in err
-        return out, err
-
-
-@pytest.fixture
-def example() -> Iterator[type[Example]]:
-    running: list[Example] = []
-
-    def run(name: str, *arguments: str) -> Example:
-        running.append(Example(name, *arguments))
-        return running[-1]
-
-    yield run
-    for one in running:
-        if one.process.poll() is None:
-            one.process.kill()
-        one.process.communicate()
-
-
-def needs(program: str) -> str:
-    path = shutil.which(program)
-    if path is None:
-        pytest.skip(f"{program} is not installed")
-    return path
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
@@ -134,32 +77,6 @@ def test_chat_does_not_grow_for_who_does_not_read(example):
             loud.ask(b"y\n", len("loud: y\n"))
             assert heard
     chat.stop()
-
-
-@pytest.fixture
-def web(tmp_path) -> Iterator[int]:
-    """Python's own web server: its port."""
-    (tmp_path / "page").write_bytes(b"0123456789" * 100_000)
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(tmp_path), str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_until(lambda: listens(port))
-    yield port
-    server.terminate()
-    server.wait()
-
-
-def listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_proxy_between_curl_and_a_web_server(example, web):
@@ -257,10 +174,6 @@ def test_smtp_sink_with_smtplib(example):
         assert smtp.docmd("DATA")[0] == 503
     out, _ = sink.stop()
     assert out == "from <me@example.org> to <you@example.org>, <all@example.org>\nSubject: x\n\n.dots\nh\u00e9\n\n"
-
-
-def curl(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([needs("curl"), "-sS", *arguments], capture_output=True, timeout=DEADLINE_S, **options)
 
 
 def test_httpd_with_curl(example, tmp_path):

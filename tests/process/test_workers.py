@@ -157,7 +157,7 @@ def test_nobody_is_lost_when_there_are_ever_more_and_fewer_workers(team):
             team.ask()
         for client in stay:
             answered_by(client)
-    wait_for_workers(team, 2)
+    wait_for_workers(team, 1)
 
 
 @pytest.mark.slow

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bytecodes import instructions
 from evloop.errors import LimitError
 from evloop.protocols.readbuffer import ReadBuffer
 
@@ -111,24 +111,6 @@ def test_a_message_is_in_progress_while_something_is_held():
     assert buffer.held_bytes == len("two and more")
     buffer.cut(b"\nthree")
     assert buffer.message_in_progress() not in (None, first)
-
-
-def instructions(function) -> int:
-    """How many bytecodes and calls a function takes, counted."""
-    count = 0
-
-    def trace(frame, event, argument):
-        nonlocal count
-        frame.f_trace_opcodes = True
-        count += 1
-        return trace
-
-    sys.settrace(trace)
-    try:
-        function()
-    finally:
-        sys.settrace(None)
-    return count
 
 
 @pytest.mark.parametrize("bytes_between", [0, 3])

@@ -279,3 +279,47 @@ def test_a_probe_that_ends_by_a_reset_has_not_failed(code, failed):
     (connection,) = served.server.connections
     connection.end_for(OSError(code, "injected"))
     assert (served.server.stats.probes, served.server.stats.failed) == (1, failed)
+
+
+def test_a_connection_that_cannot_be_watched_is_over(monkeypatch):
+    served = Served()
+
+    def fails(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "no room for watches")
+
+    monkeypatch.setattr(served.loop.poller, "register", fails)
+    served.connect()
+    assert not served.server.connections
+    stats = served.server.stats
+    assert (stats.accepted, stats.closed, stats.failed) == (1, 1, 1)
+
+
+def test_one_who_leaves_ends_the_rest_of_the_listener(logged):
+    logged.expect("cannot accept on .*: injected; trying again")
+    served = Served()
+    first = served.connect()
+    served.failures = [errno.EMFILE]
+    served.connect()
+    assert served.listener.resting
+    first.close()
+    served.loop.advance()
+    served.loop.advance()
+    assert not served.listener.resting
+    assert served.server.stats.accepted == 2
+
+
+def test_nothing_is_kept_of_a_connection_that_is_over():
+    class Unfinished(Protocol):
+        def message_in_progress(self) -> int:
+            return 1
+
+    served = Served(Unfinished, message_timeout_s=60)
+    client = served.connect()
+    client.send(b"x")
+    served.loop.advance(3)
+    clock = served.server._sweeper._slow_messages
+    assert clock.seen
+    client.close()
+    served.loop.advance()
+    assert not served.server.connections
+    assert not clock.seen

@@ -106,6 +106,41 @@ def test_lines_and_bytes_in_turn_lose_nothing_in_many_pieces(places):
     assert peer.sent == MIXED_ANSWER
 
 
+async def pairs_by_anext(stream: Stream) -> None:
+    async for line in stream.lines():
+        stream.write(b"<" + line + b"," + await anext(stream.lines(), b"") + b">")
+
+
+async def pairs_by_another_loop(stream: Stream) -> None:
+    async for line in stream.lines():
+        async for second in stream.lines():
+            stream.write(b"<" + line + b"," + second + b">")
+            break
+
+
+async def pairs_by_batches(stream: Stream) -> None:
+    first = None
+    async for lines in stream.batches():
+        lines.append(await anext(stream.lines(), b""))
+        for line in lines:
+            if first is None:
+                first = line
+            else:
+                stream.write(b"<" + first + b"," + line + b">")
+                first = None
+
+
+@pytest.mark.parametrize("handler", [pairs_by_anext, pairs_by_another_loop, pairs_by_batches])
+@pytest.mark.parametrize("place", range(9))
+def test_a_loop_in_whose_body_lines_are_read_loses_none(handler, place):
+    peer = handled(handler)
+    for part in (b"a\nb\nc\nd\n"[:place], b"a\nb\nc\nd\n"[place:]):
+        if part:
+            peer.feed(part)
+    peer.eof()
+    assert peer.sent == b"<a,b><c,d>"
+
+
 @pytest.mark.parametrize("size", [3, 10**6])
 def test_the_stream_ends_in_the_middle(size):
     caught = []
