@@ -60,3 +60,23 @@ def instructions(exchange: Exchange, connections: int, message: bytes, reply_siz
     finally:
         sys.settrace(None)
     return seen
+
+
+def instructions_of(function: Callable[[], object], within: str = "") -> int:
+    """How many it takes, in files with ``within`` in their path, calls included."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal count
+        if within not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        count += event in ("opcode", "call")
+        return trace
+
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(None)
+    return count

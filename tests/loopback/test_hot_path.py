@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from bytecodes import instructions as counted
 from clients import Client
 from coroutines import handled
-from counting import Exchange, calls, instructions
+from counting import Exchange, calls, instructions, instructions_of
 from evloop import Connection, EventLoop, Limits, LineProtocol, MessageProtocol, Protocol, Stream
 from evloop.charcount.server import CharCountServer, ServiceSettings
 from waiting import run_pass, run_until
@@ -129,7 +128,7 @@ def test_instructions_of_what_a_coroutine_reads_and_writes(handler: Any, each_ch
     peer.feed(b"x\n" * 16)
 
     def cost(lines: int) -> int:
-        return counted(lambda: peer.feed(b"x\n" * lines), within="/evloop/protocols/")
+        return instructions_of(lambda: peer.feed(b"x\n" * lines), within="/evloop/protocols/")
 
     one, two, sixteen = cost(1), cost(2), cost(16)
     assert sixteen - one == 15 * (two - one)
