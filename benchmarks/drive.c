@@ -13,6 +13,9 @@
  *           latency counts from the moment a message was due.
  *   churn   --connections slots, each: connect, send --depth messages, read the replies, close, again.
  *
+ * Built with TLS (drive_tls.h), --tls has all of it go through that: the messages of one send are one record, or with --records
+ * a record each; with --resume each connection of churn goes on with the session of the one before.
+ *
  * It never sleeps: it polls. A generator that sleeps must be woken by the server's send, and the server pays for that, the
  * more often the faster it is. So it needs a core of its own.
  *
@@ -35,6 +38,9 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef WITH_TLS
+#include <openssl/ssl.h>
+#endif
 
 #define EVENTS 1024
 #define RECV_BYTES 262144
@@ -45,7 +51,7 @@
 enum mode { CLOSED, OPEN_LOOP, CHURN };
 
 static struct {
-    int port, connections, depth, idle;
+    int port, connections, depth, idle, tls, records, resume;
     double warmup_s, duration_s, rate;
     uint64_t seed;
     pid_t server_pid;
@@ -144,6 +150,11 @@ struct conn {
     uint64_t sent_ns;             /* closed, churn: when the batch was sent */
     uint64_t *due;                /* open: ring of the moments the messages in flight were due */
     unsigned due_head;
+#ifdef WITH_TLS
+    SSL *ssl;                     /* NULL without TLS */
+    SSL_SESSION *session;         /* for the next connection */
+    size_t pushed;                /* so much of what TLS has to send is sent */
+#endif
 };
 
 static struct conn *conns;
@@ -184,7 +195,43 @@ static void watch(struct conn *conn) {
         die("epoll_ctl: %s", strerror(errno));
 }
 
+#ifdef WITH_TLS
+#include "drive_tls.h"
+#endif
+
+/* What TLS changes, told apart here alone. */
+
+static void open_conn(struct conn *conn, unsigned source) {
+    conn->fd = connect_one(source);
+#ifdef WITH_TLS
+    if (opt.tls)
+        tls_open(conn);
+#endif
+}
+
+static ssize_t receive(struct conn *conn, char *buffer, size_t size) {
+#ifdef WITH_TLS
+    if (opt.tls)
+        return tls_recv(conn, buffer, size);
+#endif
+    return recv(conn->fd, buffer, size, MSG_DONTWAIT);
+}
+
+static void close_conn(struct conn *conn) {
+#ifdef WITH_TLS
+    if (opt.tls)
+        tls_close(conn);
+#endif
+    close(conn->fd);
+}
+
 static void send_some(struct conn *conn) {
+#ifdef WITH_TLS
+    if (opt.tls) {
+        tls_send_some(conn);
+        return;
+    }
+#endif
     while (conn->send_from < conn->send_to) {
         ssize_t sent = send(conn->fd, messages.bytes + conn->send_from, conn->send_to - conn->send_from,
                             MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -217,7 +264,7 @@ static void begin_batch(struct conn *conn) {
 /* Read what is there and check it. Returns the number of messages still in flight. */
 static int read_replies(struct conn *conn, uint64_t event_ns) {
     for (;;) {
-        ssize_t size = recv(conn->fd, received, sizeof received, MSG_DONTWAIT);
+        ssize_t size = receive(conn, received, sizeof received);
         if (size < 0) {
             if (errno == EAGAIN)
                 return conn->outstanding;
@@ -240,7 +287,7 @@ static int read_replies(struct conn *conn, uint64_t event_ns) {
             conn->next_reply -= replies.count;
             conn->reply_from -= replies.offset[replies.count];
         }
-        if ((size_t)size < sizeof received)
+        if ((size_t)size < sizeof received && !opt.tls) /* there may be more records */
             return conn->outstanding;
     }
 }
@@ -269,7 +316,7 @@ static void greet(struct conn *conn) {
 static void connect_slot(struct conn *conn) {
     static unsigned source;
     source = source % SOURCE_ADDRESSES + 1;
-    conn->fd = connect_one(source);
+    open_conn(conn, source);
     watch(conn);
     begin_batch(conn);
 }
@@ -345,7 +392,7 @@ static void run_until(uint64_t end_ns) {
             if (read_replies(conn, opt.mode == CLOSED ? now_ns() : now) || opt.mode == OPEN_LOOP)
                 continue;
             if (opt.mode == CHURN) {
-                close(conn->fd);
+                close_conn(conn);
                 connections_done++;
                 connect_slot(conn);
             } else {
@@ -366,9 +413,11 @@ static void parse_arguments(int argc, char **argv) {
         {"port", 1, 0, 'p'},        {"connections", 1, 0, 'c'}, {"depth", 1, 0, 'd'},    {"idle", 1, 0, 'i'},
         {"warmup-s", 1, 0, 'w'},    {"duration-s", 1, 0, 't'},  {"rate", 1, 0, 'r'},     {"seed", 1, 0, 's'},
         {"server-pid", 1, 0, 'P'},  {"payload", 1, 0, 'f'},     {"replies", 1, 0, 'F'},  {"mode", 1, 0, 'm'},
+        {"tls", 0, &opt.tls, 1},    {"records", 0, &opt.records, 1}, {"resume", 0, &opt.resume, 1},
         {0, 0, 0, 0}};
     for (int flag; (flag = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (flag) {
+        case 0: break; /* a switch: getopt has set it */
         case 'p': opt.port = atoi(optarg); break;
         case 'c': opt.connections = atoi(optarg); break;
         case 'd': opt.depth = atoi(optarg); break;
@@ -407,20 +456,30 @@ int main(int argc, char **argv) {
     if (error)
         die("process %d: %s", (int)opt.server_pid, strerror(error));
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (opt.tls) {
+#ifdef WITH_TLS
+        tls_prepare();
+#else
+        die("built without TLS");
+#endif
+    }
 
     conns = calloc((size_t)opt.connections, sizeof *conns);
     for (int i = 0; i < opt.connections; i++) {
         start_at_random_message(&conns[i]);
-        if (opt.mode == CHURN)
+        if (opt.mode == CHURN && !opt.resume)
             continue;
         if (opt.mode == OPEN_LOOP)
             conns[i].due = malloc(DUE_RING * sizeof *conns[i].due);
-        conns[i].fd = connect_one(0);
+        open_conn(&conns[i], 0);
         greet(&conns[i]);
+        if (opt.mode == CHURN) /* with a session now, as the tickets come before the first reply */
+            close_conn(&conns[i]);
     }
     for (int i = 0; i < opt.idle; i++) {
-        struct conn idle = {.fd = connect_one(0), .due = opt.mode == OPEN_LOOP ? conns[0].due : NULL};
+        struct conn idle = {.due = opt.mode == OPEN_LOOP ? conns[0].due : NULL};
         start_at_random_message(&idle);
+        open_conn(&idle, 0);
         greet(&idle);
     }
     for (int i = 0; i < opt.connections; i++) {

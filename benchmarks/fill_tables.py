@@ -16,19 +16,23 @@ if not __package__:
 
 from benchmarks.comparison.files import FileError, read_document, write_whole
 from benchmarks.comparison.results import Results
-from benchmarks.comparison.scenarios import SCENARIOS
+from benchmarks.comparison.scenarios import OVER_TLS, SCENARIOS
+from benchmarks.comparison.statistics import Estimate
 from benchmarks.peers.registry import OURS, PEERS
 from evloop_bench.common.arguments import Parser
 from evloop_bench.common.paths import ROOT
 from evloop_bench.common.streams import EXIT_CANNOT_RUN, EXIT_FAILED, EXIT_OK, print_error, run_program
 
-DOCUMENTS = tuple(ROOT / "docs" / name for name in ("analysis.md", "analysis.id.md", "performance.md"))
+ANALYSES = (ROOT / "docs" / "analysis.md", ROOT / "docs" / "analysis.id.md")
+DOCUMENTS = (*ANALYSES, ROOT / "docs" / "performance.md")
 
 EXIT_DIFFERENT = EXIT_FAILED
 
 _SERVERS = ("c-epoll", OURS, "uvloop-protocol", "asyncio-protocol", "asyncio-streams", "socketserver")
 _CONNECTIONS = ("connections-10", "connections-100", "connections-1000", "connections-10000")
 _IN_FLIGHT = ("inflight-1", "inflight-16", "inflight-256")
+_TLS = ("tls-1", "tls-16", "tls-records", "tls-churn", "tls-resume", "tls-idle-memory")
+_WITHOUT_TLS = {"tls-1": "inflight-1", "tls-16": "inflight-16"}
 _NOTHING = "–"
 
 # The callback for one line, to which all others are compared that are written line by line.
@@ -109,6 +113,29 @@ def _kernel(results: Results) -> Iterator[list[str]]:
         yield line
 
 
+def _tls(results: Results) -> Iterator[list[str]]:
+    """Server, then for each scenario with TLS: ours as measured, of others how many times ours. At last ours, times
+    the same without TLS."""
+    for server in (*OVER_TLS, "python-floor"):
+        line = [server]
+        for name in _TLS:
+            if server not in (SCENARIOS[name].servers or ()):
+                line.append("")
+                continue
+            metric = SCENARIOS[name].metric
+            if server == OURS:
+                line.append(_significant(_found(results, name, OURS, metric)))
+            else:
+                line.append(_times(results.ratio(name, server, metric)))
+        yield line
+    growths = {name: results.growth(name, base, OURS, SCENARIOS[name].metric) for name, base in _WITHOUT_TLS.items()}
+    yield ["ours, times plaintext", *(_times(growths[name]) if name in growths else "" for name in _TLS)]
+
+
+def _times(ratio: Estimate | None) -> str:
+    return _NOTHING if ratio is None else f"×{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
+
+
 def _line_by_line(results: Results) -> Iterator[list[str]]:
     """Server, CPU per message at 1 in flight, then for each depth how many times that of the callback for one line."""
     for server in _LINE_BY_LINE:
@@ -136,6 +163,7 @@ TABLES: dict[str, Callable[[Results], Iterator[list[str]]]] = {
     "servers": _servers,
     "latency": _latency,
     "kernel": _kernel,
+    "tls": _tls,
     "line-by-line": _line_by_line,
     "aims": _aims,
 }
@@ -164,7 +192,7 @@ def _line(cells: list[str]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(
         prog="fill_tables.py",
-        description="Fill in the tables of the analysis, and of line by line in docs/performance.md.",
+        description="Fill in the tables of the documentation.",
         epilog="Exit status: 0 done; 1 --check has found a difference; 2 wrong usage; 3 cannot read or write.",
     )
     parser.add_argument("results", type=Path, metavar="FILE", help="what versus.py --json wrote")

@@ -33,11 +33,16 @@ if TYPE_CHECKING:
 MEMORY_SLACK_BYTES = 4 * 1024 * 1024
 CALM_TIMEOUT_S = 20.0
 # Who behaves well, who reads slowly, and who asks without pause but reads: each must be served amid all that.
-EXPECTED_SERVICE = ("right answers", "messages of slow readers answered", "tiny messages answered")
-# These must have been hit, or the abuse was none. Of all there are, six are missing: the server is not stopped amid it
-# (drain-timeout), nor replaced (handover-timeout), nor does it run out of memory (memory), the service has a limit of
-# its own for messages (max-line), nobody is a proxy (proxy-header-timeout), and nobody may get as far as the last (see
-# below). One can be had on Linux only.
+EXPECTED_SERVICE = (
+    "right answers",
+    "messages of slow readers answered",
+    "tiny messages answered",
+    *(f"visits by TLS, {how}" for how in ("straight", "through a proxy", "resumed")),
+    "messages amid key updates answered",
+)
+# These must have been hit, or the abuse was none. Of all there are, five are missing: the server is not stopped amid
+# it (drain-timeout) nor replaced (handover-timeout), nor does it run out of memory (memory), the service has a limit of
+# its own for messages (max-line), and nobody may get as far as the fifth (see below). One can be had on Linux only.
 EXPECTED_LIMITS = (
     "accepts-per-pass",
     *(["descriptors"] if sys.platform == "linux" else []),
@@ -47,12 +52,16 @@ EXPECTED_LIMITS = (
     "linger-timeout",
     "max-message",
     "message-timeout",
+    "proxy-header-timeout",
+    "tls-handshake-timeout",
     "too-many-connections",
     "too-many-connections-from-address",
     "write-timeout",
 )
 # A turn is bounded by its replies, and who is above the mark has no turn: so nobody can have more unsent than that.
 IMPOSSIBLE_LIMITS = ("unsent",)
+# And so must each of these kinds of failure of TLS.
+EXPECTED_TLS_FAILURES = ("ended", "plaintext", "timeout", "truncated")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,8 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=None, help="of what the clients do (default: a random one)")
     parser.add_argument("--dev", action="store_true", help="run the server with -X dev -W error")
     args = parser.parse_args(argv)
-    if importlib.util.find_spec("psutil") is None:
-        print_error("soak.py: psutil is not installed: run  pip install -e '.[bench]'  first")
+    missing = [name for name in ("psutil", "trustme") if importlib.util.find_spec(name) is None]
+    if missing:
+        print_error(f"soak.py: {' and '.join(missing)} not installed: run  pip install -e '.[bench]'  first")
         return EXIT_NOT_INSTALLED
     from benchmarks.soaking.target import Target
 
@@ -118,7 +128,7 @@ def abuse(target: Target, duration_s: float, seed: int) -> Soak:
     from benchmarks.soaking.roles import ROLES
     from benchmarks.soaking.shared import Soak
 
-    soak = Soak(target.address, target.few_descriptors)
+    soak = Soak(target.address, target.tls_address, target.few_descriptors)
     threads = [
         threading.Thread(target=play, args=(role, soak, f"{seed} {role.__name__} {number}"), daemon=True)
         for role, count in ROLES.items()
@@ -156,7 +166,7 @@ def play(role: Role, soak: Soak, seed: str) -> None:
         try:
             role(soak, chance)
         except Exception as error:
-            if role.__name__ in ("ordinary", "resident") or not isinstance(error, ConnectionError):
+            if role.__name__.startswith(("ordinary", "resident")) or not isinstance(error, ConnectionError):
                 soak.problem(f"{role.__name__}: {type(error).__name__}: {error}")
 
 
@@ -172,6 +182,7 @@ def compare(before: Status, after: Status) -> list[str]:
     if grown > MEMORY_SLACK_BYTES:
         problems.append(f"memory has grown by {grown / 2**20:.1f} MiB")
     problems += [f"limit {name} was never hit" for name in EXPECTED_LIMITS if not after.limits.get(name)]
+    problems += [f"TLS never failed as {name}" for name in EXPECTED_TLS_FAILURES if not after.tls.get(name)]
     problems += [f"limit {name} was hit" for name in IMPOSSIBLE_LIMITS if after.limits.get(name)]
     return problems
 

@@ -32,6 +32,7 @@ from benchmarks.comparison.scenarios import SCENARIOS, Scenario
 from benchmarks.peers.registry import PEERS, Peer, ours_under
 from evloop_bench.common import native
 from evloop_bench.common.arguments import Parser, positive, seconds
+from evloop_bench.common.certificate import NoCertificate
 from evloop_bench.common.descriptors import raise_descriptor_limit
 from evloop_bench.common.streams import (
     EXIT_CANNOT_RUN,
@@ -132,6 +133,38 @@ def check_plots(out: Path | None) -> None:
     """
     if out is not None and importlib.util.find_spec("matplotlib") is None:
         raise CannotRun("--out needs matplotlib: run  pip install -e '.[bench]'  first")
+
+
+def check_contestants(
+    scenarios: list[Scenario], contestants: Callable[[Scenario], Sequence[Peer]], *, asked_for: bool
+) -> list[Scenario]:
+    """Those scenarios in which somebody can take part.
+
+    Raises:
+        CannotRun: in one of them, that was asked for by name, nobody can.
+    """
+    possible = [scenario for scenario in scenarios if scenario.mode == "command" or contestants(scenario)]
+    if asked_for and len(possible) < len(scenarios):
+        (first, *_) = (scenario.name for scenario in scenarios if scenario not in possible)
+        raise CannotRun(f"none of these servers can take part in {first}: see --list")
+    return possible
+
+
+def prepare_tls(runner: Runner, scenarios: list[Scenario], *, asked_for: bool) -> list[Scenario]:
+    """Prepare what those with TLS need, or leave them out.
+
+    Raises:
+        CannotRun: they can't run, and were asked for by name.
+    """
+    if any(scenario.tls for scenario in scenarios):
+        try:
+            runner.prepare_tls()
+        except (native.BuildError, NoCertificate) as error:
+            if asked_for:
+                raise CannotRun(str(error)) from None
+            print_error(f"versus.py: without the scenarios with TLS: {error}")
+            return [scenario for scenario in scenarios if not scenario.tls]
+    return scenarios
 
 
 class Session:
@@ -243,6 +276,7 @@ def measure(args: argparse.Namespace) -> int:
         pythons = [peer for peer in args.python if everywhere or scenario.name in peer.only_in]
         return [*participants(scenario, args.servers), *pythons]
 
+    scenarios = check_contestants(scenarios, contestants, asked_for=args.scenario is not None)
     taking_part = {peer.name: peer for scenario in scenarios for peer in contestants(scenario)}
     results = Results(finished=False)
     session = Session(args, results, machine_description.describe(taking_part.values()))
@@ -251,6 +285,7 @@ def measure(args: argparse.Namespace) -> int:
             runner = Runner(Path(directory), timing)
         except native.BuildError as error:
             raise CannotRun(str(error)) from None
+        scenarios = prepare_tls(runner, scenarios, asked_for=args.scenario is not None)
         rounds = args.rounds or (2 if args.quick else 5)
         comparison = Comparison(results, runner, contestants, rounds, partial(calibrate, cores()[0]), Progress().show)
         unshown = {scenario.name: scenario for scenario in scenarios}

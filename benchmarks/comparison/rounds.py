@@ -26,7 +26,11 @@ def participants(scenario: Scenario, chosen: Sequence[str] | None) -> list[Peer]
     """Who runs in a scenario: those asked for, else the scenario's own choice, as far as they can run here."""
     everybody = [peer.name for peer in PEERS.values() if not peer.only_in or scenario.name in peer.only_in]
     names = chosen or scenario.servers or everybody
-    return [PEERS[name] for name in names if PEERS[name].missing() is None]
+    return [
+        PEERS[name]
+        for name in names
+        if PEERS[name].missing() is None and (PEERS[name].over_tls is not None or not scenario.tls)
+    ]
 
 
 @dataclass

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +18,13 @@ from benchmarks.comparison.payload import Payload, write_payload
 from benchmarks.comparison.scenarios import Scenario
 from benchmarks.peers.registry import Peer
 from evloop_bench.common import native
+from evloop_bench.common.certificate import write_certificate
 from evloop_bench.common.descriptors import raise_descriptor_limit
 from evloop_bench.common.paths import ROOT
 from evloop_bench.common.processes import NotStarted, pinned_to, started, usable_cores
 
 _DRIVER_SOURCE = Path(__file__).resolve().parents[1] / "drive.c"
+_TLS_PART = _DRIVER_SOURCE.with_name("drive_tls.h")
 # For 10,000 connections, and some to spare.
 DESCRIPTORS = 20_000
 # Memory is steady when it stays so for 0.4 s: our server, say, loads what it logs with 50 ms after its first answer.
@@ -59,8 +62,11 @@ def cores() -> tuple[int, int]:
 
 
 @contextmanager
-def running(peer: Peer) -> Iterator[RunningServer]:
+def running(peer: Peer, certificate: Path | None = None) -> Iterator[RunningServer]:
     """Start a server on the first core, wait until it listens; stop it afterwards.
+
+    Args:
+        certificate: a file with a certificate and its key; then it serves by TLS.
 
     Raises:
         RunError: it does not start; with what it said.
@@ -74,7 +80,12 @@ def running(peer: Peer) -> Iterator[RunningServer]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     environment = {**ours, "PYTHONPATH": str(ROOT), **peer.environment}
     try:
-        command = peer.command()
+        if certificate is None:
+            command = peer.command()
+        elif peer.over_tls is None:
+            raise RunError("it does not speak TLS")
+        else:
+            command = peer.over_tls(certificate)
         with started(command, port, cores=cores()[:1], environment=environment, directory=ROOT) as (pid, number):
             yield RunningServer(pid, number)
     except (NotStarted, native.BuildError) as error:
@@ -117,7 +128,19 @@ class Runner:
         self.directory = directory
         self._timing = timing
         self._driver = native.build(_DRIVER_SOURCE)
+        self._tls_driver: Path | None = None
+        self._certificate: Path | None = None
         self._payloads: dict[tuple[str, int, int], Payload] = {}
+
+    def prepare_tls(self) -> None:
+        """Have what scenarios with TLS need. To be called before the first of them.
+
+        Raises:
+            native.BuildError: the generator can't be compiled with TLS.
+            NoCertificate: there is nothing that makes one.
+        """
+        self._tls_driver = native.build(_DRIVER_SOURCE, _TLS_PART)
+        self._certificate = write_certificate(self.directory)
 
     def run(self, scenario: Scenario, peer: Peer, seed: int, rate: float = 0) -> dict[str, float]:
         """One run; its figures by name.
@@ -128,9 +151,9 @@ class Runner:
         Raises:
             RunError: no figure; a wrong or missing reply is such a reason.
         """
-        with running(peer) as server:
+        with running(peer, self._certificate if scenario.tls else None) as server:
             if scenario.mode == "memory":
-                return measure_memory(server, scenario.idle)
+                return measure_memory(server, scenario.idle, tls=scenario.tls)
             return self._drive(scenario, server, seed, rate)
 
     def _drive(self, scenario: Scenario, server: RunningServer, seed: int, rate: float) -> dict[str, float]:
@@ -149,10 +172,13 @@ class Runner:
             "warmup-s": self._timing.warmup_s,
             "duration-s": self._timing.duration_s,
         }
+        command = [str(self._tls_driver if scenario.tls else self._driver)]
+        command += [f"--{name}={value}" for name, value in options.items()]
+        command += [f"--{name}" for name in ("tls", "records", "resume") if getattr(scenario, name)]
         try:
             with pinned_to(cores()[1:]):
                 result = subprocess.run(
-                    [str(self._driver), *(f"--{name}={value}" for name, value in options.items())],
+                    command,
                     capture_output=True,
                     text=True,
                     timeout=self._timing.warmup_s + self._timing.duration_s + 60,
@@ -193,7 +219,7 @@ def figures(raw: dict[str, float], scenario: Scenario, mean_bytes: float) -> dic
     }
 
 
-def measure_memory(server: RunningServer, connections: int) -> dict[str, float]:
+def measure_memory(server: RunningServer, connections: int, *, tls: bool = False) -> dict[str, float]:
     """Memory per connection that has exchanged one message and is silent now.
 
     What a server takes once and for all is no connection's share: code that is loaded when it is first needed, pools
@@ -203,10 +229,16 @@ def measure_memory(server: RunningServer, connections: int) -> dict[str, float]:
     """
     raise_descriptor_limit(DESCRIPTORS)
     clients: list[socket.socket] = []
+    context: ssl.SSLContext | None = None
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False  # what is measured is the server's memory
+        context.verify_mode = ssl.CERT_NONE
 
     def open_some(number: int) -> None:
         for _ in range(number):
-            clients.append(_ask_once(server.port))
+            clients.append(_ask_once(server.port, context))
 
     def close_all() -> None:
         while clients:
@@ -224,8 +256,10 @@ def measure_memory(server: RunningServer, connections: int) -> dict[str, float]:
     return {"bytes": (after - before) / connections, "total_bytes": after}
 
 
-def _ask_once(port: int) -> socket.socket:
+def _ask_once(port: int, context: ssl.SSLContext | None) -> socket.socket:
     client = socket.create_connection(("127.0.0.1", port), timeout=10)
+    if context is not None:
+        client = context.wrap_socket(client)
     client.sendall(b"hello\n")
     reply = client.recv(64)
     if reply != b"5\n":

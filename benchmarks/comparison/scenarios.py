@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 CORE = ("evloop", "c-epoll", "uvloop-protocol", "asyncio-protocol")
+# Those who speak TLS, each as it comes and with a malloc that keeps memory, which is what decides there.
+OVER_TLS = ("evloop", "uvloop-protocol", "uvloop-protocol-malloc", "asyncio-protocol", "asyncio-protocol-malloc")
 
 # Kinds of text of which one message is a gibibyte: one byte a code point, three, and as it comes.
 HUGE_TEXTS = ("ascii", "cjk", "mixed")
@@ -26,6 +28,9 @@ class Scenario:
         size_bytes: of a message, LF included.
         text: kind of text (see payload).
         idle: silent connections beside the active ones.
+        tls: whether all of it goes through TLS 1.3.
+        records: then each message is a record of its own; else those of a batch are one.
+        resume: then each connection goes on with the session of the one before.
         metric: the figure the ratios are about.
         reference: the server that the ratios are relative to.
         servers: which ones, by default; None for all.
@@ -43,6 +48,9 @@ class Scenario:
     size_bytes: int = 32
     text: str = "ascii"
     idle: int = 0
+    tls: bool = False
+    records: bool = False
+    resume: bool = False
     metric: str = "cpu_us"
     reference: str = "evloop"
     servers: tuple[str, ...] | None = None
@@ -57,6 +65,15 @@ def _in_flight() -> Iterator[Scenario]:
         for depth in (1, 16):
             title = f"{text} text, {depth} in flight, 300 connections, 32 B"
             yield Scenario(f"{text}-{depth}", title, "inflight", depth=depth, text=text, servers=CORE)
+    # In this family, so that it can be told how many times its cost without TLS a message has.
+    for name, depth, how, records in (
+        ("tls-1", 1, "1 in flight", False),
+        ("tls-16", 16, "16 in flight in one record", False),
+        ("tls-records", 16, "16 in flight, a record each", True),
+    ):
+        title = f"TLS 1.3, {how}, 300 connections, 32 B"
+        servers = (*OVER_TLS, "python-floor")
+        yield Scenario(name, title, "inflight", depth=depth, tls=True, records=records, servers=servers)
 
 
 def _connections() -> Iterator[Scenario]:
@@ -78,10 +95,19 @@ def _sizes() -> Iterator[Scenario]:
 
 def _others() -> Iterator[Scenario]:
     yield Scenario("churn", "connect, ask, close; 64 at a time", mode="churn", connections=64)
+    for name, how, resume in (("tls-churn", "a whole one", False), ("tls-resume", "resumed", True)):
+        title = f"TLS 1.3: connect, handshake ({how}), ask, close; 64 at a time"
+        yield Scenario(
+            name, title, "tls-churn", mode="churn", connections=64, tls=True, resume=resume, servers=OVER_TLS
+        )
     title = "open loop at half of asyncio Protocol's capacity, 300 connections, 32 B"
     yield Scenario("open-half", title, mode="open", metric="p999_us", servers=CORE)
     title = "memory of an idle connection, 5,000 of them, each after one exchange"
     yield Scenario("memory", title, mode="memory", metric="bytes", idle=5000, max_rounds=3)
+    title = "TLS 1.3: memory of an idle connection, 1,000 of them, each after one exchange"
+    yield Scenario(
+        "tls-idle-memory", title, mode="memory", metric="bytes", idle=1000, tls=True, servers=OVER_TLS, max_rounds=3
+    )
 
 
 def _commands() -> Iterator[Scenario]:
@@ -127,6 +153,9 @@ GROWTHS = (
     Growth("connections-1000", "connections-100"),
     Growth("connections-10000", "connections-100"),
     Growth("idle-10000", "connections-100"),
+    Growth("tls-1", "inflight-1"),
+    Growth("tls-16", "inflight-16"),
+    Growth("tls-resume", "tls-churn"),
     *(
         Growth(f"{text}-{depth}", f"inflight-{depth}", per_byte=True)
         for text in ("cjk", "emoji", "mixed")

@@ -1,10 +1,10 @@
-"""asyncio, callback style, with the project's session."""
+"""asyncio, callback style, with the project's session. With a certificate as second argument: by TLS."""
 
 from __future__ import annotations
 
 import asyncio
 
-from benchmarks.peers.common import BACKLOG, RECV_BYTES, announce, listening_socket, new_session
+from benchmarks.peers.common import BACKLOG, RECV_BYTES, announce, listening_socket, new_session, tls_context
 
 
 class CountProtocol(asyncio.Protocol):
@@ -40,7 +40,7 @@ class CountProtocol(asyncio.Protocol):
 async def main() -> None:
     sock = listening_socket()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(CountProtocol, sock=sock, backlog=BACKLOG)
+    server = await loop.create_server(CountProtocol, sock=sock, backlog=BACKLOG, ssl=tls_context())
     announce(sock)
     await server.serve_forever()
 

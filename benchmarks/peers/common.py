@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import ssl
 import sys
 
 from evloop.charcount.session import LineSession, Replies
@@ -40,6 +41,15 @@ def listening_socket() -> socket.socket:
     """Listen on the port that the first argument names (0 picks one)."""
     prepare()
     return socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=BACKLOG)
+
+
+def tls_context() -> ssl.SSLContext | None:
+    """TLS with the certificate and key in the file that the second argument names; None without one."""
+    if len(sys.argv) < 3:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[2])
+    return context
 
 
 def announce(sock: socket.socket) -> None:

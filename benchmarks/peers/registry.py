@@ -39,6 +39,7 @@ class Peer:
         reports_invalid: answers invalid UTF-8 with the protocol's error.
         only_in: the scenarios that it takes part in unless it is asked for; empty for all.
         python: the interpreter that runs it, if that is not ours.
+        over_tls: makes the argument list for serving by TLS with the certificate and key in a file; None if it can't.
         environment: variables that it gets beside ours; of ours, those for malloc are left out.
     """
 
@@ -50,6 +51,7 @@ class Peer:
     reports_invalid: bool = True
     only_in: tuple[str, ...] = ()
     python: str = ""
+    over_tls: Callable[[Path], list[str]] | None = None
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def missing(self) -> str | None:
@@ -85,21 +87,31 @@ def _module(name: str, *arguments: str) -> Callable[[], list[str]]:
     return lambda: [sys.executable, "-m", f"benchmarks.peers.{name}", "0", *arguments]
 
 
-def _evloop(python: str = sys.executable) -> list[str]:
+def _module_over_tls(name: str) -> Callable[[Path], list[str]]:
+    return lambda certificate: _module(name, str(certificate))()
+
+
+def _evloop(*where: str, python: str = sys.executable) -> list[str]:
     return [
         python,
         str(ROOT / "bin" / "charcount-server"),
-        *("--port", "0", "--log-level", "warning"),
+        *(where or ("--port", "0")),
+        *("--log-level", "warning"),
         *("--idle-timeout", "600", "--message-timeout", "60", "--max-connections", "15000"),
     ]
+
+
+def _evloop_over_tls(certificate: Path, python: str = sys.executable) -> list[str]:
+    return _evloop("--listen", "tls:127.0.0.1:0", "--tls-cert", str(certificate), python=python)
 
 
 def _keeping_memory(peer: Peer) -> Peer:
     """The same server with a malloc that does not give the memory of a freed buffer back to the kernel.
 
-    asyncio reads into a new buffer of 256 KiB each time. Unless glibc's malloc is told otherwise it takes that from the
-    kernel and gives it back, and every message pays for the system calls and the page faults. Each of the two variables
-    alone helps, the two together always (see docs/versus.md). Both are far above anything that is allocated here.
+    asyncio reads into a new buffer of 256 KiB each time, and with TLS uvloop does, too. Unless glibc's malloc is told
+    otherwise it takes that from the kernel and gives it back, and every message pays for the system calls and the page
+    faults. Each of the two variables alone helps, the two together always (see docs/versus.md). Both are far above
+    anything that is allocated here.
     """
     raised = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(256 * 1024 * 1024)}
     return replace(peer, name=f"{peer.name}-malloc", environment=raised)
@@ -116,12 +128,29 @@ _LOOP_IN = ("inflight-1", "inflight-16", "inflight-256", "churn")
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer(OURS, "ours", _evloop),
+        Peer(OURS, "ours", _evloop, over_tls=_evloop_over_tls),
         Peer("c-epoll", "native", lambda: [str(native.build(_HERE / "c_epoll.c")), "0"], "cc"),
-        Peer("python-floor", "floor", _module("python_floor"), only_in=_LOOP_IN),
+        Peer(
+            "python-floor",
+            "floor",
+            _module("python_floor"),
+            only_in=_LOOP_IN,
+            over_tls=_module_over_tls("python_floor_tls"),
+        ),
         Peer("python-floor-et", "floor", _module("python_floor", "edge-triggered"), only_in=_LOOP_IN),
-        *_with_and_without(Peer("uvloop-protocol", "tuned", _module("uvloop_protocol"), "uvloop")),
-        *_with_and_without(Peer("asyncio-protocol", "tuned", _module("asyncio_protocol"))),
+        *(
+            peer
+            for loop, package in (("uvloop", "uvloop"), ("asyncio", ""))
+            for peer in _with_and_without(
+                Peer(
+                    f"{loop}-protocol",
+                    "tuned",
+                    _module(f"{loop}_protocol"),
+                    package,
+                    over_tls=_module_over_tls(f"{loop}_protocol"),
+                )
+            )
+        ),
         Peer("twisted", "tuned", _module("twisted_protocol"), "twisted"),
         Peer("gevent", "tuned", _module("gevent_server"), "gevent"),
         Peer("trio", "tuned", _module("trio_server"), "trio"),
@@ -143,7 +172,14 @@ PEERS = {
 
 def ours_under(name: str, python: str) -> Peer:
     """Our server under another Python, as ``evloop@NAME``."""
-    return Peer(f"{OURS}@{name}", "ours", lambda: _evloop(python), only_in=_LOOP_IN, python=python)
+    return Peer(
+        f"{OURS}@{name}",
+        "ours",
+        lambda: _evloop(python=python),
+        only_in=_LOOP_IN,
+        python=python,
+        over_tls=lambda certificate: _evloop_over_tls(certificate, python),
+    )
 
 
 def kind_of(name: str) -> str:

@@ -12,6 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 
+from benchmarks.soaking.overtls import (
+    changes_keys,
+    cuts_handshakes,
+    ordinary_by_tls,
+    proxy_says_nothing,
+    resident_by_tls,
+    speaks_no_tls,
+)
 from benchmarks.soaking.served import ordinary, resident
 from benchmarks.soaking.shared import TIMEOUT_S, Soak, end, read_all, reset
 from benchmarks.soaking.target import LIMITS, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ADDRESS
@@ -246,4 +254,10 @@ ROLES: dict[Role, int] = {
     bad_bytes: 1,
     crowd: 1,
     squeezes: 1,
+    ordinary_by_tls: 3,
+    resident_by_tls: 2,
+    cuts_handshakes: 2,
+    speaks_no_tls: 1,
+    changes_keys: 1,
+    proxy_says_nothing: 1,
 }

@@ -27,7 +27,7 @@ class Refused(Exception):
     """The server had no room: that is its right, and said clearly."""
 
 
-def _ask(soak: Soak, sock: socket.socket, chance: random.Random, count: int, *, last: bool) -> None:
+def ask(soak: Soak, sock: socket.socket, chance: random.Random, count: int, *, last: bool) -> None:
     """Ask ``count`` messages in pieces cut anywhere, and check each reply; with ``last`` half-close before reading."""
     messages = [_message(chance) for _ in range(count)]
     request = b"".join(line for line, _ in messages)
@@ -63,9 +63,9 @@ def ordinary(soak: Soak, chance: random.Random) -> None:
         try:
             with soak.connect() as sock:
                 for _ in range(chance.randrange(1, 5)):
-                    _ask(soak, sock, chance, chance.randrange(1, 30), last=False)
+                    ask(soak, sock, chance, chance.randrange(1, 30), last=False)
                     served = True
-                _ask(soak, sock, chance, chance.randrange(5), last=True)
+                ask(soak, sock, chance, chance.randrange(5), last=True)
         except Refused:
             soak.count("ordinary clients refused, with a reason")
         except (ConnectionResetError, BrokenPipeError):
@@ -80,6 +80,6 @@ def resident(soak: Soak, chance: random.Random) -> None:
     """Stays connected all the time, whatever the others do."""
     with soak.connect() as sock:
         while not soak.over.is_set():
-            _ask(soak, sock, chance, chance.randrange(1, 20), last=False)
+            ask(soak, sock, chance, chance.randrange(1, 20), last=False)
             soak.over.wait(0.02)
-        _ask(soak, sock, chance, 3, last=True)
+        ask(soak, sock, chance, 3, last=True)

@@ -22,12 +22,14 @@ class Soak:
 
     Attributes:
         address: where the server listens.
+        tls_address: where it listens for TLS.
         few_descriptors: while its context is entered, the server has hardly a descriptor to spare.
         counts: how often what happened, by name.
         problems: what must not happen, in words.
     """
 
     address: tuple[str, int]
+    tls_address: tuple[str, int] = ("127.0.0.1", 0)
     few_descriptors: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     over: threading.Event = field(default_factory=threading.Event)
     counts: Counter[str] = field(default_factory=Counter)
@@ -44,8 +46,10 @@ class Soak:
         with self._lock:
             self.problems.append(text)
 
-    def connect(self, *, receive_buffer: int | None = None, source: str | None = None) -> socket.socket:
-        """A new client socket, from the address ``source`` if that is given."""
+    def connect(
+        self, *, receive_buffer: int | None = None, source: str | None = None, for_tls: bool = False
+    ) -> socket.socket:
+        """A new client socket, from the address ``source`` if that is given, to the port for TLS if that is wanted."""
         sock = socket.socket()
         sock.settimeout(TIMEOUT_S)
         if receive_buffer is not None:
@@ -53,7 +57,7 @@ class Soak:
         try:
             if source is not None:
                 sock.bind((source, 0))
-            sock.connect(self.address)
+            sock.connect(self.tls_address if for_tls else self.address)
         except BaseException:
             sock.close()
             raise

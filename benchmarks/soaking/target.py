@@ -19,12 +19,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-from evloop import EventLoop, Limits
+from evloop import EventLoop, Limits, TLSServerSettings
 from evloop.charcount.server import CharCountServer, ServiceSettings
+from evloop_bench.common.certificate import write_certificate
 from evloop_bench.common.descriptors import raise_descriptor_limit
 from evloop_bench.common.paths import ROOT
 
@@ -39,6 +41,7 @@ LIMITS = Limits(
     message_timeout_s=1.0,
     write_timeout_s=1.0,
     linger_timeout_s=0.5,
+    proxy_header_timeout_s=1.0,
     linger_bytes=200_000,
     drain_timeout_s=10.0,
     # Much lower than usual, so that a client that does not read is noticed by these and not only by the kernel.
@@ -47,6 +50,10 @@ LIMITS = Limits(
     # The mark, and the replies to one piece of a receive: 5,120 errors of 27 bytes. So it can't be reached.
     max_unsent_bytes=200_000,
 )
+# How long a handshake may take.
+HANDSHAKE_TIMEOUT_S = 1.0
+# Where the proxy is, for which alone the server takes the word for whom it speaks for.
+PROXY = "127.0.0.9"
 # What the kernel holds for a client that does not read. Left alone it makes that megabytes, where no limit is hit.
 SEND_BUFFER_BYTES = 65_536
 # What the server needs beside its connections: those it refuses are open for a while, too.
@@ -66,6 +73,7 @@ class Status:
     probes: int
     failed: int
     limits: dict[str, int]
+    tls: dict[str, int]
     descriptors: int
     memory_bytes: int
     cpu_s: float
@@ -80,9 +88,11 @@ class Target:
 
     def __init__(self, dev: bool) -> None:
         options = ["-X", "dev", "-W", "error"] if dev else []
+        self._directory = tempfile.TemporaryDirectory(prefix="soak-")
+        certificate = write_certificate(Path(self._directory.name))
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
         self.process = subprocess.Popen(
-            [sys.executable, *options, "-m", "benchmarks.soaking.target"],
+            [sys.executable, *options, "-m", "benchmarks.soaking.target", str(certificate)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -91,6 +101,7 @@ class Target:
         self._psutil = psutil.Process(self.process.pid)
         first = self._read_answer()
         self.address = ("127.0.0.1", first["port"])
+        self.tls_address = ("127.0.0.1", first["tls_port"])
         self._at_start = self.status()
 
     def status(self) -> Status:
@@ -162,6 +173,7 @@ class Target:
         for stream in (self.process.stdin, self.process.stdout, self._log):
             assert stream is not None
             stream.close()
+        self._directory.cleanup()
 
 
 # ---------------------------------------------------------------------- in the process itself
@@ -173,8 +185,11 @@ def serve() -> None:
     raise_descriptor_limit(MAX_CONNECTIONS + OTHER_DESCRIPTORS)
     stdin = sys.stdin.fileno()
     with EventLoop() as loop:
-        server = CharCountServer(loop, ServiceSettings(max_message_bytes=MAX_MESSAGE_BYTES, limits=LIMITS))
+        settings = ServiceSettings(max_message_bytes=MAX_MESSAGE_BYTES, limits=LIMITS, proxy_from=PROXY)
+        server = CharCountServer(loop, settings)
+        tls = TLSServerSettings([(sys.argv[1], sys.argv[1])], handshake_timeout_s=HANDSHAKE_TIMEOUT_S)
         server.listen()
+        server.listen(tls=tls)
         for listener in server.listeners:  # its connections inherit it
             listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
@@ -200,11 +215,13 @@ def serve() -> None:
                     probes=stats.probes,
                     failed=stats.failed,
                     limits=dict(stats.limits),
+                    tls={**tls.tally.failures, "handshakes": tls.tally.handshakes, "resumed": tls.tally.resumed},
                 )
 
         loop.poller.register(stdin, selectors.EVENT_READ, asked)
         loop.add_signal_handler(signal.SIGTERM, stop)
-        answer(port=server.listeners[0].socket.getsockname()[1])
+        ports = [listener.socket.getsockname()[1] for listener in server.listeners]
+        answer(port=ports[0], tls_port=ports[-1])
         loop.run()
 
 

@@ -75,6 +75,7 @@ class SealedConnection(Connection):
         "_put",
         "_read",
         "_said_goodbye",
+        "_simple_below",
         "_take",
         "_tls",
         "_write",
@@ -89,11 +90,11 @@ class SealedConnection(Connection):
         self._take = self._outgoing.read
         self._read: Callable[[int], bytes] = tls.read
         self._write: Callable[[bytes], int] = tls.write
-        self._recv_bytes = FIRST_RECV_BYTES
+        self._in_record = False  # the beginning of a record has come, and its rest is missing
+        self._receive_at_most(FIRST_RECV_BYTES)
         self._pause = PAUSED_BY_HANDSHAKE
         # While the handshake lasts.
         self._deadline: Timer | None = self.loop.call_later(handshake_timeout_s, self._handshake_timed_out)
-        self._in_record = False  # the beginning of a record has come, and its rest is missing
         self._ended = False  # the peer has said goodbye
         self._said_goodbye = False  # we have
 
@@ -110,9 +111,10 @@ class SealedConnection(Connection):
             return
         size = len(sealed)
         self.bytes_received += size
-        self._put(sealed)
+        put, read = self._put, self._read  # called as locals: a slot called as a method is looked up in the class first
+        put(sealed)
         try:
-            data = self._read(size)
+            data = read(size)
         except SSLWantReadError:
             self._nothing_to_read(sealed)
             return
@@ -123,15 +125,15 @@ class SealedConnection(Connection):
             return
         # A record is longer than what is in it. So if all that was asked for came, it began earlier, and more of it may
         # be left inside of OpenSSL.
-        more = self._incoming.pending or len(data) == size or not data or self._in_record
-        if more or size == self._recv_bytes or size > MAX_PIECE_BYTES:
+        if 0 < len(data) < size < self._simple_below and not self._incoming.pending:
+            self._hand_over(data)
+        else:
             self._read_more(data, size)
-            return
-        self._hand_over(data)
 
     def _hand_over(self, data: bytes) -> None:
+        on_data = self._on_data
         try:
-            reply = self._on_data(data)
+            reply = on_data(data)
         except Exception as error:
             self._callback_failed(error)
             return
@@ -141,16 +143,17 @@ class SealedConnection(Connection):
             return
         try:
             if self._unsent or len(reply) > RECORD_BYTES:
-                self._enqueue_reply(self._on_data, reply)
+                self._enqueue_reply(on_data, reply)
                 return
-            self._write(reply)
+            write, take = self._write, self._take
+            write(reply)
         except TypeError:
-            self._callback_failed(CallbackResultError(self._on_data, reply))
+            self._callback_failed(CallbackResultError(on_data, reply))
             return
         except SSLError as error:
             self._tls_failed(error)
             return
-        sealed = self._take()
+        sealed = take()
         try:
             sent = self._socket.send(sealed)
         except OSError:
@@ -171,8 +174,9 @@ class SealedConnection(Connection):
         try:
             if self._tls.pending():
                 parts.append(read(RECORD_BYTES))
-            while incoming.pending:
-                data = read(RECORD_BYTES)
+            # Python allocates all that is asked for. No more can be in the next record than is left of what came.
+            while size := incoming.pending:
+                data = read(size)
                 if not data:
                     return True
                 parts.append(data)
@@ -191,11 +195,14 @@ class SealedConnection(Connection):
             self._tls_failed(error)
             return
         data = b"".join(parts)
+        recv_bytes = self._recv_bytes
         if len(data) < size // 8:
-            self._recv_bytes = FIRST_RECV_BYTES
-        elif (size == self._recv_bytes or self._in_record) and len(data) >= self._recv_bytes // 4:
-            self._recv_bytes = min(larger_recv_bytes(self._recv_bytes), MAX_RECV_BYTES)
-        self._in_record = False
+            recv_bytes = FIRST_RECV_BYTES
+        elif (size == recv_bytes or self._in_record) and len(data) >= recv_bytes // 4:
+            recv_bytes = larger_recv_bytes(recv_bytes)
+        if self._in_record or recv_bytes != self._recv_bytes:
+            self._in_record = False
+            self._receive_at_most(recv_bytes)
         self._deliver(data, ended)
 
     def _nothing_to_read(self, sealed: bytes) -> None:
@@ -203,8 +210,18 @@ class SealedConnection(Connection):
         if not self._in_record:
             self._in_record = True
             missing = _HEADER_BYTES + int.from_bytes(sealed[3:_HEADER_BYTES], "big") - len(sealed)
-            self._recv_bytes = min(max(missing, FIRST_RECV_BYTES), MAX_RECV_BYTES)
+            self._receive_at_most(max(missing, FIRST_RECV_BYTES))
         self._push()
+
+    def _receive_at_most(self, recv_bytes: int) -> None:
+        self._recv_bytes = min(recv_bytes, MAX_RECV_BYTES)
+        # A receive of fewer bytes than this needs no second look: it was not filled, it is no more than a piece, and it
+        # does not go on with a record.
+        self._simple_below = 0 if self._in_record else min(self._recv_bytes, MAX_PIECE_BYTES + 1)
+
+    def _take_turn(self, data: bytes) -> None:
+        super()._take_turn(data)
+        self._receive_at_most(self._recv_bytes)  # it may be less now
 
     def _deliver(self, data: bytes, ended: bool) -> None:
         if data and (self.state is _OPEN or self.state is _HALF_CLOSED):

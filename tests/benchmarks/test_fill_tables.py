@@ -10,7 +10,7 @@ import pytest
 from benchmarks import fill_tables
 from benchmarks.comparison.files import as_document
 from benchmarks.comparison.results import Results
-from benchmarks.comparison.scenarios import SCENARIOS
+from benchmarks.comparison.scenarios import OVER_TLS, SCENARIOS
 from benchmarks.peers.registry import PEERS
 from evloop_bench.common.paths import ROOT
 from evloop_bench.common.streams import EXIT_CANNOT_RUN
@@ -26,6 +26,10 @@ def some_results() -> Results:
         for server, times in ("evloop", 1.0), ("asyncio-protocol", 1.5):
             load = {"cpu_us": cpu_us * times, "kernel_share": 0.75, "per_s": 200_000 / times}
             results.add("inflight-1", server, number, {**load, "p50_us": 1490.0, "p99_us": 12_345.0})
+    for number in range(2):
+        for server, cost, bytes_ in ("evloop", 10.0, 17_600.0), ("uvloop-protocol", 30.0, 46_000.0):
+            results.add("tls-1", server, number, {"cpu_us": cost})
+            results.add("tls-idle-memory", server, number, {"bytes": bytes_})
     return results
 
 
@@ -34,9 +38,6 @@ def rows(text: str, name: str) -> dict[str, list[str]]:
     table = text.partition(f"<!-- figures: {name} -->")[2].partition("<!-- end -->")[0]
     lines = [line.strip("|").split("|") for line in table.strip().splitlines()[2:]]
     return {cells[0].strip(" *"): [cell.strip(" *") for cell in cells[1:]] for cells in lines}
-
-
-ANALYSES = [path for path in fill_tables.DOCUMENTS if path.name.startswith("analysis")]
 
 
 def test_line_by_line_and_its_aims() -> None:
@@ -67,7 +68,7 @@ def test_whatever_is_in_a_table_takes_part_where_it_is_compared() -> None:
             assert not PEERS[server].only_in or scenario in PEERS[server].only_in
 
 
-@pytest.mark.parametrize("document", ANALYSES, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", fill_tables.ANALYSES, ids=lambda path: path.name)
 def test_tables_are_filled_in(document: Path) -> None:
     text = fill_tables.filled(document.read_text(), some_results())
     assert rows(text, "servers")["evloop"] == ["ours", "5.20", "1.00", "–", "–"]
@@ -75,6 +76,17 @@ def test_tables_are_filled_in(document: Path) -> None:
     assert rows(text, "latency")["300"][:1] == ["16"]  # the later of two
     assert "| 300 | 1 | 200,000 | 1.50 | 1.49 | 12.3 |\n" in text  # 300 / 200,000 s: Little's law
     assert rows(text, "kernel")["evloop"] == ["3.90", "1.30", "–", "–"]
+
+
+def test_the_table_of_tls_has_ours_their_ratios_and_what_plaintext_costs() -> None:
+    text = fill_tables.filled((ROOT / "docs" / "performance.md").read_text(), some_results())
+    assert rows(text, "tls") == {
+        "evloop": ["10.0", "–", "–", "–", "–", "17,600"],
+        "uvloop-protocol": ["×3.00 (3.00–3.00)", "–", "–", "–", "–", "×2.61 (2.61–2.61)"],
+        **{server: ["–"] * 6 for server in OVER_TLS if server not in ("evloop", "uvloop-protocol")},
+        "python-floor": ["–", "–", "–", "", "", ""],
+        "ours, times plaintext": ["×1.93 (1.85–2.00)", "–", "", "", "", ""],
+    }
 
 
 @pytest.mark.parametrize("document", fill_tables.DOCUMENTS, ids=lambda path: path.name)

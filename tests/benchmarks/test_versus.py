@@ -197,7 +197,8 @@ def test_the_floor_takes_part_where_a_loop_is_measured_and_wherever_it_is_asked_
         return {name for name, scenario in SCENARIOS.items() if floor in participants(scenario, chosen)}
 
     floor = PEERS["python-floor"]
-    assert with_floor(None) == {"inflight-1", "inflight-16", "inflight-256", "churn"}
+    without_tls = {"inflight-1", "inflight-16", "inflight-256", "churn"}
+    assert with_floor(None) == without_tls | {"tls-1", "tls-16", "tls-records"}
     assert with_floor(["python-floor"]) == set(SCENARIOS)
     assert all(set(peer.only_in) <= set(SCENARIOS) for peer in PEERS.values())
 

@@ -8,21 +8,17 @@ machine. A change that makes them fewer should lower the numbers here; one that 
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from bytecodes import instructions as counted
 from clients import Client
 from coroutines import handled
+from counting import Exchange, calls, instructions, instructions_of
 from evloop import Connection, EventLoop, Limits, LineProtocol, MessageProtocol, Protocol, Stream
 from evloop.charcount.server import CharCountServer, ServiceSettings
 from waiting import run_pass, run_until
-
-Exchange = Callable[..., None]
 
 
 @pytest.fixture
@@ -49,53 +45,6 @@ def exchange() -> Iterator[Exchange]:
         server.abort()
         for client in clients:
             client.close()
-
-
-def in_project(frame: FrameType) -> bool:
-    path = frame.f_code.co_filename.replace("\\", "/")
-    return "/evloop/" in path and "/tests/" not in path
-
-
-def calls(exchange: Exchange, connections: int, message: bytes, reply_size: int) -> Counter[str]:
-    """The calls of one pass by name; those into C begin with ``c:``."""
-    seen: Counter[str] = Counter()
-
-    def count(frame: FrameType, event: str, argument: Any) -> None:
-        if not in_project(frame):
-            return
-        if event == "call":
-            seen[frame.f_code.co_name] += 1
-        elif event == "c_call":
-            seen["c:" + argument.__name__] += 1
-
-    exchange(2, message, reply_size, passes=3)  # a connection's first receives are small
-    sys.setprofile(count)
-    try:
-        exchange(connections, message, reply_size)
-    finally:
-        sys.setprofile(None)
-    return seen
-
-
-def instructions(exchange: Exchange, connections: int, message: bytes, reply_size: int) -> int:
-    """The bytecode instructions of one pass in this project's code."""
-    seen = 0
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal seen
-        if not in_project(frame):
-            return None
-        frame.f_trace_opcodes = True
-        seen += event == "opcode"
-        return trace
-
-    exchange(2, message, reply_size, passes=3)
-    sys.settrace(trace)
-    try:
-        exchange(connections, message, reply_size)
-    finally:
-        sys.settrace(None)
-    return seen
 
 
 ONE = (b"x" * 31 + b"\n", 3)
@@ -179,7 +128,7 @@ def test_instructions_of_what_a_coroutine_reads_and_writes(handler: Any, each_ch
     peer.feed(b"x\n" * 16)
 
     def cost(lines: int) -> int:
-        return counted(lambda: peer.feed(b"x\n" * lines), within="/evloop/protocols/")
+        return instructions_of(lambda: peer.feed(b"x\n" * lines), within="/evloop/protocols/")
 
     one, two, sixteen = cost(1), cost(2), cost(16)
     assert sixteen - one == 15 * (two - one)

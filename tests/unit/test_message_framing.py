@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bytecodes import instructions
+from counting import instructions_of
 from evloop import (
     Framing,
     FramingError,
@@ -242,7 +242,7 @@ def test_the_cost_is_linear_in_what_comes(framing: Framing, step: int):
         taken = [message for at in range(0, len(data), step) for message in framer.feed(data[at : at + step])]
         assert len(taken) == messages
 
-    assert instructions(lambda: take(80)) < 4.5 * instructions(lambda: take(20))
+    assert instructions_of(lambda: take(80)) < 4.5 * instructions_of(lambda: take(20))
 
 
 def test_what_waits_behind_a_message_is_copied_once():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytecodes import instructions
+from counting import instructions_of
 from evloop.errors import LimitError
 from evloop.protocols.readbuffer import ReadBuffer
 
@@ -121,7 +121,7 @@ def test_lines_and_bytes_in_turn_cost_linear_time(bytes_between):
             assert reader.line().endswith(b"line")
             reader.bytes(bytes_between) if bytes_between else None
 
-    assert instructions(lambda: read(400)) < 4.5 * instructions(lambda: read(100))
+    assert instructions_of(lambda: read(400)) < 4.5 * instructions_of(lambda: read(100))
 
 
 def test_a_dribbled_line_is_searched_once():
