@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from evloop.net.endpoint import Endpoint
     from evloop.net.tlssettings import TLSServerSettings
     from evloop.program.notify import Notifier
-    from evloop.program.role import Role
-    from evloop.program.upgrade import Heritage, Upgrade
-    from evloop.program.worker import Worker
+    from evloop.program.workers.role import Role
+    from evloop.program.workers.upgrade import Heritage, Upgrade
+    from evloop.program.workers.worker import Worker
     from evloop.protocols.handlers import Handler
     from evloop.server.unixsockets import UnixAccess
 
@@ -95,7 +95,11 @@ def serve(
     """
     role = None
     if workers != 1 or "EVLOOP_ROLE" in os.environ:
-        from evloop.program.service import WORKER, take_role, worker_count  # here, as one process does not need it
+        from evloop.program.workers.service import (  # here, as one process does not need it
+            WORKER,
+            take_role,
+            worker_count,
+        )
 
         role = take_role()
         count = worker_count(workers)
@@ -148,13 +152,13 @@ def take_part(loop: Loop, role: Role) -> tuple[Worker | None, Heritage | None]:
     Raises:
         ListenError: who has started it is gone.
     """
-    from evloop.program.role import WORKER
+    from evloop.program.workers.role import WORKER
 
     if role.kind == WORKER:
-        from evloop.program.worker import Worker
+        from evloop.program.workers.worker import Worker
 
         return Worker(loop, role), None
-    from evloop.program.upgrade import Heritage
+    from evloop.program.workers.upgrade import Heritage
 
     return None, Heritage(loop, role)
 
@@ -169,7 +173,7 @@ def _supervise(
     unix: UnixAccess | None,
     on_listening: Callable[[list[str]], object] | None,
 ) -> None:
-    from evloop.program.service import supervise
+    from evloop.program.workers.service import supervise
 
     try:
         inherited = _inherited(host, port)
@@ -240,9 +244,9 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
     SIGTERM or SIGINT: drain all servers, then stop the loop; on a second one abort at once. `Server.aborted` tells
     afterwards which it was. SIGHUP: call all of ``on_reload``; but if the process had a controlling terminal, and it is
     gone, drain and stop. Stays ignored under nohup. SIGUSR1: write their status to the log. SIGUSR2: start the program
-    again, hand sockets and connections over to it when it serves, and end (`evloop.program.upgrade`). A service manager
-    that wants to know is told when it serves, and the like (`evloop.program.notify`). Logging is loaded soon after the
-    start (see `evloop.log`).
+    again, hand sockets and connections over to it when it serves, and end (`evloop.program.workers.upgrade`). A service
+    manager that wants to know is told when it serves, and the like (`evloop.program.notify`). Logging is loaded soon
+    after the start (see `evloop.log`).
 
     Raises:
         RuntimeError: not in the main thread.
@@ -308,7 +312,7 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
         if stopping or upgrading is not None:
             return
         try:
-            from evloop.program.upgrade import Upgrade  # here, as few need it
+            from evloop.program.workers.upgrade import Upgrade  # here, as few need it
         except Exception as error:  # what is on disk now need not fit what is loaded
             _log.log(ERROR, "not upgraded: %s: %s; this one goes on", type(error).__name__, error)
             return
@@ -319,7 +323,7 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
         upgrading.begin()
 
     def keep_for_upgrade() -> None:
-        from evloop.program.kept import keep  # here, as the start need not wait for it
+        from evloop.program.workers.kept import keep  # here, as the start need not wait for it
 
         keep(loop)
 

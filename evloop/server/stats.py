@@ -74,8 +74,9 @@ def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(sorted(added.items()))
 
 
-# How the statuses of several processes make one (see `evloop.program.statuses`): numbers, and counters by their names,
-# are added; or the greatest is taken; or the one of the process that had the slowest pass; or each that is different.
+# How the statuses of several processes make one (see `evloop.program.workers.statuses`): numbers, and counters by their
+# names, are added; or the greatest is taken; or the one of the process that had the slowest pass; or each that is
+# different.
 SUM, MOST, OF_SLOWEST, EACH = "sum", "most", "of slowest", "each"
 
 # What `Server.status` tells, name by name, and how it adds up. Names that end in ``_bytes`` or ``_s`` are bytes or

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from evloop.program.kept import UPGRADE
+from evloop.program.workers.kept import UPGRADE
 from paths import ROOT, SERVER
 from pipelining import Crowd
 from processes import Process
@@ -290,7 +290,7 @@ class Answering(LineProtocol):
         return line + b"\\n"
 
 def tell_when_kept(loop, server):
-    from evloop.program.kept import UPGRADE, Kept
+    from evloop.program.workers.kept import UPGRADE, Kept
     if any(len(one.code) == len(UPGRADE) for one in sys.meta_path if isinstance(one, Kept)):
         print("all is kept", file=sys.stderr, flush=True)
     else:

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from evloop import EventLoop
-from evloop.program.channel import Channel, MessageReader, channel_pair
+from evloop.program.workers.channel import Channel, MessageReader, channel_pair
 from waiting import run_pass, run_until
 
 

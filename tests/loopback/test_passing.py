@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from evloop import EventLoop
-from evloop.program.passing import Passed, Passing
+from evloop.program.workers.passing import Passed, Passing
 from waiting import run_pass, run_until
 
 

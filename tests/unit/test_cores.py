@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from evloop.program.cores import cgroup_quota, usable_cores
+from evloop.program.workers.cores import cgroup_quota, usable_cores
 
 
 def group(root, path, **files):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from evloop.program.kept import Kept, keep
+from evloop.program.workers.kept import Kept, keep
 from evloop.testing import MemoryLoop
 
 

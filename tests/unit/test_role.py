@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from evloop.program.role import ROLE_VARIABLE, WORKER, Role, take_role
+from evloop.program.workers.role import ROLE_VARIABLE, WORKER, Role, take_role
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evloop import Limits, Protocol, Server
 from evloop.charcount.server import CharCountServer
-from evloop.program.statuses import service_status, sum_of
+from evloop.program.workers.statuses import service_status, sum_of
 from evloop.server.stats import EACH, MOST, OF_SLOWEST, STATUS, SUM
 from evloop.testing import MemoryLoop
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evloop.program.health import LATE_S, Backoff, Pulse
+from evloop.program.workers.health import LATE_S, Backoff, Pulse
 
 
 def test_a_worker_that_dies_young_is_followed_at_once_then_ever_later_up_to_5_s():

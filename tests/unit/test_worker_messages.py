@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from evloop.program.messages import HEADER_BYTES, MessageError, body_size, decode, encode
+from evloop.program.workers.messages import HEADER_BYTES, MessageError, body_size, decode, encode
 
 
 @pytest.mark.parametrize("payload", [b"", b"\0\xff" * 1000])

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from evloop.net.tlssettings import TLSServerSettings
-    from evloop.program.role import Role
-    from evloop.program.upgrade import Heritage
-    from evloop.program.worker import Worker
+    from evloop.program.workers.role import Role
+    from evloop.program.workers.upgrade import Heritage
+    from evloop.program.workers.worker import Worker
 
 EXIT_OK = 0
 EXIT_ABORTED = 1  # or stdout can't be written
@@ -168,7 +168,7 @@ def run_server(argv: list[str] | None) -> int:
         return print_config(environment.as_variables(args))
     role = None
     if "EVLOOP_ROLE" in os.environ:
-        from evloop.program.role import take_role  # here, as one process does not need it
+        from evloop.program.workers.role import take_role  # here, as one process does not need it
 
         role = take_role()
     try:

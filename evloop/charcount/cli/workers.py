@@ -10,9 +10,9 @@ from evloop.charcount.cli.streams import say
 from evloop.charcount.server import ServiceSettings
 from evloop.errors import ListenError
 from evloop.log import INFO, Logger
-from evloop.program.role import Role
 from evloop.program.serve import EXIT_ABORTED, EXIT_CANNOT_LISTEN, STOP_SIGNALS
-from evloop.program.service import supervise, worker_count
+from evloop.program.workers.role import Role
+from evloop.program.workers.service import supervise, worker_count
 
 
 def supervise_workers(

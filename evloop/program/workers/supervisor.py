@@ -1,7 +1,7 @@
 """The supervisor: it holds the sockets, keeps the workers running, and serves nobody.
 
-How it keeps them running is in `evloop.program.crew`. Here is what it does when something happens to one of them, and
-what it is told to do as a whole: reload, upgrade, tell its status, stop.
+How it keeps them running is in `evloop.program.workers.crew`. Here is what it does when something happens to one of
+them, and what it is told to do as a whole: reload, upgrade, tell its status, stop.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from evloop.core.loop import Loop
 from evloop.limits import Limits
 from evloop.log import ERROR, INFO, NOTICE, WARNING, Logger
-from evloop.program.crew import Crew
-from evloop.program.messages import Message
-from evloop.program.reload import Reload
-from evloop.program.slot import Slot
-from evloop.program.slotsockets import Place, close_all
-from evloop.program.spawn import Children
-from evloop.program.statusround import StatusRound
-from evloop.program.succession import Predecessor, Successor
-from evloop.program.workerprocess import WorkerProcess
+from evloop.program.workers.crew import Crew
+from evloop.program.workers.messages import Message
+from evloop.program.workers.reload import Reload
+from evloop.program.workers.slot import Slot
+from evloop.program.workers.slotsockets import Place, close_all
+from evloop.program.workers.spawn import Children
+from evloop.program.workers.statusround import StatusRound
+from evloop.program.workers.succession import Predecessor, Successor
+from evloop.program.workers.workerprocess import WorkerProcess
 from evloop.server.countdown import Countdown
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -44,7 +44,7 @@ class Supervisor(Crew):
         places: where the service listens, with a socket for each slot. Owned.
         limits: those of the workers; here some of its times count.
         on_listening: called once, when all workers serve, with the addresses.
-        inherited: as in `evloop.program.role.Role`.
+        inherited: as in `evloop.program.workers.role.Role`.
         predecessor: the service that this one takes over from.
         counts: as in `WorkerProcess`.
         notifier: tells the service manager, if there is one.

@@ -30,8 +30,8 @@ class Role:
     Attributes:
         kind: `WORKER` or `SUCCESSOR`.
         control: the control channel to who has started it.
-        life: the life line of a worker (see `evloop.program.lifeline`), which is never read, and never closed; None for
-            none.
+        life: the life line of a worker (see `evloop.program.workers.lifeline`), which is never read, and never closed;
+            None for none.
         name: what a worker is called in the log; empty for a successor.
         inherited: the sockets that the service was started with, by descriptor, and what each is called. The process
             itself does not have these descriptors: it gets the sockets through the channel.

@@ -19,14 +19,14 @@ from evloop.core.loop import Loop
 from evloop.errors import ListenError
 from evloop.log import INFO, NOTICE, WARNING, Logger, load
 from evloop.net.endpoint import Endpoint
-from evloop.program.channel import Channel, MessageReader
-from evloop.program.health import BEAT_S
-from evloop.program.lifeline import end_after
-from evloop.program.messages import Message
-from evloop.program.passing import Passed
-from evloop.program.role import Role
-from evloop.program.slotsockets import adopt_sockets
 from evloop.program.statustext import status_text
+from evloop.program.workers.channel import Channel, MessageReader
+from evloop.program.workers.health import BEAT_S
+from evloop.program.workers.lifeline import end_after
+from evloop.program.workers.messages import Message
+from evloop.program.workers.passing import Passed
+from evloop.program.workers.role import Role
+from evloop.program.workers.slotsockets import adopt_sockets
 from evloop.server.handover import HandOver, adopt, fingerprint
 from evloop.server.listener import Listener
 from evloop.server.server import Server

@@ -6,7 +6,7 @@ happened, and if it ends, nothing will. From then on both have the sockets; the 
 workers pass the connections on, or drain. When the last of them is gone, so is the old one.
 
 What both say to each other are the messages between a supervisor and a worker, so each end may also be a service of one
-process (`evloop.program.worker`).
+process (`evloop.program.workers.worker`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from collections.abc import Callable, Mapping, Sequence
 from evloop.core.loop import Loop
 from evloop.errors import ListenError
 from evloop.net.endpoint import Endpoint, UnixEndpoint
-from evloop.program.channel import Channel, MessageReader, channel_pair
-from evloop.program.messages import MAX_DESCRIPTORS, Message
-from evloop.program.role import SUCCESSOR, Role
-from evloop.program.slotsockets import adopt_sockets
-from evloop.program.spawn import Children, status_text
+from evloop.program.workers.channel import Channel, MessageReader, channel_pair
+from evloop.program.workers.messages import MAX_DESCRIPTORS, Message
+from evloop.program.workers.role import SUCCESSOR, Role
+from evloop.program.workers.slotsockets import adopt_sockets
+from evloop.program.workers.spawn import Children, status_text
 from evloop.server.unixsockets import UnixListeningSocket
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Held(Protocol):
-        """Where a service listens, and with what: an `evloop.program.slotsockets.Place`, say."""
+        """Where a service listens, and with what: an `evloop.program.workers.slotsockets.Place`, say."""
 
         @property
         def endpoint(self) -> Endpoint: ...

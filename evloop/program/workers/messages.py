@@ -1,7 +1,7 @@
 """What a supervisor and its workers say to each other, as bytes. No I/O.
 
 A message is a *kind*, one word, and fields by name; it may have a payload, bytes that are nobody's business on the way;
-and descriptors, which travel beside the bytes (see `evloop.program.channel`). On the wire::
+and descriptors, which travel beside the bytes (see `evloop.program.workers.channel`). On the wire::
 
     4 bytes   how long the rest is
     2 bytes   how much of the rest is JSON: the fields, the kind as "is" among them

@@ -15,13 +15,13 @@ from evloop.errors import ListenError
 from evloop.limits import Limits
 from evloop.log import load
 from evloop.net.endpoint import Endpoint, FdEndpoint
-from evloop.program.cores import usable_cores
-from evloop.program.role import WORKER, Role, take_role
-from evloop.program.slotsockets import Place, close_all, open_places
-from evloop.program.spawn import CannotStartAgainError, Children, command_of_this_program
-from evloop.program.succession import Predecessor
-from evloop.program.supervisor import Supervisor
 from evloop.program.terminal import has_terminal
+from evloop.program.workers.cores import usable_cores
+from evloop.program.workers.role import WORKER, Role, take_role
+from evloop.program.workers.slotsockets import Place, close_all, open_places
+from evloop.program.workers.spawn import CannotStartAgainError, Children, command_of_this_program
+from evloop.program.workers.succession import Predecessor
+from evloop.program.workers.supervisor import Supervisor
 from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server.sharedcounts import CountsMemory
 

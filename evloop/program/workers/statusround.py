@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from evloop.core.loop import Loop
-from evloop.program.messages import Message
-from evloop.program.statuses import service_status
-from evloop.program.workerprocess import WorkerProcess
+from evloop.program.workers.messages import Message
+from evloop.program.workers.statuses import service_status
+from evloop.program.workers.workerprocess import WorkerProcess
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from evloop.core.loop import Loop
 from evloop.core.timers import Timer
 from evloop.log import WARNING, Logger
-from evloop.program.channel import Channel, MessageReader, channel_pair
-from evloop.program.health import Pulse
-from evloop.program.lifeline import LifeLine
-from evloop.program.messages import Message, MessageError
-from evloop.program.passing import Passing
-from evloop.program.role import WORKER, Role
-from evloop.program.slotsockets import Place
-from evloop.program.spawn import Child, Children, status_text
+from evloop.program.workers.channel import Channel, MessageReader, channel_pair
+from evloop.program.workers.health import Pulse
+from evloop.program.workers.lifeline import LifeLine
+from evloop.program.workers.messages import Message, MessageError
+from evloop.program.workers.passing import Passing
+from evloop.program.workers.role import WORKER, Role
+from evloop.program.workers.slotsockets import Place
+from evloop.program.workers.spawn import Child, Children, status_text
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:

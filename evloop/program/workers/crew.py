@@ -21,13 +21,13 @@ from functools import partial
 from evloop.core.loop import Loop
 from evloop.limits import Limits
 from evloop.log import WARNING, Logger
-from evloop.program.door import Door
-from evloop.program.health import Pulse
-from evloop.program.messages import Message
-from evloop.program.slot import Slot
-from evloop.program.slotsockets import Place
-from evloop.program.spawn import Children
-from evloop.program.workerprocess import WorkerProcess
+from evloop.program.workers.door import Door
+from evloop.program.workers.health import Pulse
+from evloop.program.workers.messages import Message
+from evloop.program.workers.slot import Slot
+from evloop.program.workers.slotsockets import Place
+from evloop.program.workers.spawn import Children
+from evloop.program.workers.workerprocess import WorkerProcess
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Crew:
         places: where the service listens. Owned.
         workers: how many slots there will be at first.
         limits: those of the workers; here some of its times count.
-        inherited: as in `evloop.program.role.Role`.
+        inherited: as in `evloop.program.workers.role.Role`.
         counts: as in `WorkerProcess`.
 
     Attributes:

@@ -2,9 +2,9 @@
 
 Theory of operation
 -------------------
-As in a service of several processes (`evloop.program.succession`), but the process that has the sockets is the one that
-serves. It starts the program again, and gives it the listening sockets; serves on until the new one says that it
-serves, too; then hands its connections over, drains those that can't move, and ends. If the new one does not get so
+As in a service of several processes (`evloop.program.workers.succession`), but the process that has the sockets is the
+one that serves. It starts the program again, and gives it the listening sockets; serves on until the new one says that
+it serves, too; then hands its connections over, drains those that can't move, and ends. If the new one does not get so
 far, nothing has happened.
 
 The new process is an ordinary one. It only has its sockets from elsewhere, and adopts connections for a while.
@@ -19,10 +19,10 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from evloop.core.loop import Loop
 from evloop.log import ERROR, NOTICE, Logger
 from evloop.net.endpoint import Endpoint, FdEndpoint
-from evloop.program.messages import Message
-from evloop.program.role import Role
-from evloop.program.spawn import CannotStartAgainError, Children, command_of_this_program
-from evloop.program.succession import Predecessor, Successor
+from evloop.program.workers.messages import Message
+from evloop.program.workers.role import Role
+from evloop.program.workers.spawn import CannotStartAgainError, Children, command_of_this_program
+from evloop.program.workers.succession import Predecessor, Successor
 from evloop.server.handover import HandOver, adopt, fingerprint
 from evloop.server.opening import open_endpoint
 from evloop.server.server import Server

@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 The pair is a pair of streams. Packets (SOCK_SEQPACKET) would keep messages apart by themselves, but not every system
 has them, and they can't be longer than the socket's buffer, which the state of a connection can. So each message says
-how long it is (`evloop.program.messages`).
+how long it is (`evloop.program.workers.messages`).
 
 Descriptors belong to the first byte of their message. The receiver reads a message's header by itself, so what comes
 along with that belongs to this message and to no other. A process without a free descriptor would lose what comes: the
@@ -27,7 +27,7 @@ from evloop.core.loop import Loop
 from evloop.core.poller import READ, WRITE
 from evloop.core.timers import Timer
 from evloop.errors import RETRY
-from evloop.program.messages import HEADER_BYTES, MAX_DESCRIPTORS, Message, body_size, decode, encode
+from evloop.program.workers.messages import HEADER_BYTES, MAX_DESCRIPTORS, Message, body_size, decode, encode
 
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from evloop.core.loop import Loop
 from evloop.core.poller import READ
 from evloop.errors import EvloopError
-from evloop.program.role import ROLE_VARIABLE, Role
+from evloop.program.workers.role import ROLE_VARIABLE, Role
 
 
 class CannotStartAgainError(EvloopError):

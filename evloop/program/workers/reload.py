@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from evloop.program.slot import Slot
-from evloop.program.workerprocess import WorkerProcess
+from evloop.program.workers.slot import Slot
+from evloop.program.workers.workerprocess import WorkerProcess
 
 
 class Reload:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from evloop.core.timers import Timer
-from evloop.program.door import Door
-from evloop.program.health import Backoff
-from evloop.program.workerprocess import WorkerProcess
+from evloop.program.workers.door import Door
+from evloop.program.workers.health import Backoff
+from evloop.program.workers.workerprocess import WorkerProcess
 
 
 class Slot:

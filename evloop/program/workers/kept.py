@@ -21,19 +21,19 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from types import ModuleType
 
-# What `evloop.program.upgrade` loads in the old process, and what that may load later.
+# What `evloop.program.workers.upgrade` loads in the old process, and what that may load later.
 UPGRADE = (
     "evloop.net.proxyheader",
     "evloop.net.moving",
     "evloop.server.unixsockets",
     "evloop.server.handover",
-    "evloop.program.messages",
-    "evloop.program.channel",
-    "evloop.program.role",
-    "evloop.program.spawn",
-    "evloop.program.slotsockets",
-    "evloop.program.succession",
-    "evloop.program.upgrade",
+    "evloop.program.workers.messages",
+    "evloop.program.workers.channel",
+    "evloop.program.workers.role",
+    "evloop.program.workers.spawn",
+    "evloop.program.workers.slotsockets",
+    "evloop.program.workers.succession",
+    "evloop.program.workers.upgrade",
 )
 
 # When to try again to read one for which there was no descriptor.
