@@ -36,9 +36,12 @@ settings.register_profile("evloop", deadline=None, database=None, max_examples=5
 settings.load_profile("evloop")
 
 
-# Programs inherit what is ignored: in a shell script's background, no test would see one of them interrupted.
+# Programs inherit what is ignored: in a shell script's background, no test would see one of them interrupted, nor under
+# nohup one that reloads.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -102,9 +102,10 @@ def test_memory_of_idle_connections_with_tls(driver: str, certificate: Path, tmp
 
 def test_those_in_scenarios_with_tls_speak_it() -> None:
     assert all(PEERS[name].over_tls is not None for name in OVER_TLS)
+    here = {name for name in OVER_TLS if PEERS[name].missing() is None}
     for scenario in SCENARIOS.values():
         if scenario.tls:
-            assert set(OVER_TLS) <= {peer.name for peer in participants(scenario, scenario.servers)}
+            assert here <= {peer.name for peer in participants(scenario, scenario.servers)}
     assert participants(SCENARIOS["tls-1"], ["c-epoll", "evloop", "twisted"]) == [PEERS["evloop"]]
 
 
