@@ -66,6 +66,7 @@ def test_it_counts_replies_and_connections_that_end_with_and_without_a_loss():
     assert not load.refused
 
 
+@pytest.mark.slow
 def test_a_wrong_reply_is_an_error():
     def answer(sock: socket.socket) -> None:
         if sock.recv(100):

@@ -98,11 +98,11 @@ def test_calls_of_one_more_message(
     [
         pytest.param(ONE, 3, 207, id="one"),
         pytest.param(SIXTEEN_IN_ONE, 48, 415, id="sixteen in one"),
-        pytest.param(SIXTEEN, 48, 819, id="a record each"),
+        pytest.param(SIXTEEN, 48, 822, id="a record each"),
     ],
 )
 def test_instructions_of_one_more_message(exchange: Exchange, records: list[bytes], reply_size: int, most: int) -> None:
-    # A timer may fire in one of the passes, so the median of three.
+    # A timer may fire in one of the passes, so the median of three. Sixteen records cost 819 or 822.
     costs = [
         instructions(exchange, 2, records, reply_size) - instructions(exchange, 1, records, reply_size)
         for _ in range(3)

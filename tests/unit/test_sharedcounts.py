@@ -99,6 +99,7 @@ def test_two_that_both_have_a_place_both_get_it():
     assert found == {2}
 
 
+@pytest.mark.slow
 def test_two_of_the_same_address_never_take_its_last_place_both():
     cells: SteppedCells
 
