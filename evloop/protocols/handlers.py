@@ -119,6 +119,8 @@ class _Handled(Stream):
         self._handlers.finished(task)
 
     def _failed(self, connection: Connection, error: BaseException) -> None:
+        while isinstance(error, BaseExceptionGroup) and self._is_of_the_peer(error):
+            error = error.exceptions[0]  # the others of the task group say the same, or follow from it
         lost = bool(self._lost)
         if isinstance(error, ConnectionLostError) and lost:
             return  # it could not but fail
@@ -131,6 +133,16 @@ class _Handled(Stream):
             what = "its handler raised" if lost else "aborted: its handler raised"
             connection.loop.log_exception(error, f"connection %s {what}", connection.peer)
             connection.end_for(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+    def _is_of_the_peer(self, error: BaseException) -> bool:
+        """Whether what a handler has raised comes of what its peer has sent or done."""
+        if isinstance(error, BaseExceptionGroup):
+            return all(map(self._is_of_the_peer, error.exceptions))
+        if isinstance(error, ConnectionLostError):
+            return bool(self._lost)
+        if isinstance(error, IncompleteReadError):
+            return self._ended
+        return isinstance(error, (LimitError, FramingError))
 
 
 class _HandlerTask(Task):

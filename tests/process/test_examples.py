@@ -231,6 +231,7 @@ def test_websocket_with_websockets(example):
         assert one.recv(timeout=DEADLINE_S) == "in fragments"
         assert one.ping().wait(DEADLINE_S)
     assert one.close_code == 1000
+    Client(server.address).reset()
     with Client(server.address) as plain:
         plain.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert plain.receive_rest().startswith(b"HTTP/1.1 4")
