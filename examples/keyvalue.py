@@ -13,8 +13,8 @@ from evloop import Protocol, serve
 
 MAX_REQUEST_BYTES = 1024 * 1024
 MAX_ARGUMENTS = 1024
+MAX_LINE_BYTES = 64 * 1024  # as what has no end yet is looked at again with each piece
 
-Request = list[bytes]
 store: dict[bytes, bytes] = {}
 
 
@@ -22,18 +22,22 @@ class RespError(Exception):
     """What came is no RESP. The text is for the client."""
 
 
-def parse(data: bytes, at: int) -> tuple[Request | None, int]:
+def parse(data: bytes, at: int) -> tuple[list[bytes] | None, int]:
     """The request that begins there, and where it ends. None if more is needed, and how much there must be at least."""
     end = data.find(b"\r\n", at)
     if end < 0:
+        if len(data) - at > MAX_LINE_BYTES:
+            raise RespError("too long a line")
         return None, len(data) + 1
     if data[at] != ord("*"):  # "inline": a line of words
         return data[at:end].split(), end + 2
-    request: Request = []
+    request: list[bytes] = []
     count, at = number(data[at + 1 : end], MAX_ARGUMENTS), end + 2
     for _ in range(count):
         end = data.find(b"\r\n", at)
         if end < 0:
+            if len(data) - at > 12:  # no length takes more
+                raise RespError("invalid length")
             return None, len(data) + 1
         if data[at] != ord("$"):
             raise RespError(f"expected '$', got '{chr(data[at])}'")
@@ -100,7 +104,7 @@ COMMANDS = {
 }
 
 
-def answer(request: Request) -> bytes:
+def answer(request: list[bytes]) -> bytes:
     command = COMMANDS.get(request[0].upper())
     if command is None:
         return b"-ERR unknown command '%b'\r\n" % request[0][:50].replace(b"\r", b"").replace(b"\n", b"")
@@ -120,8 +124,7 @@ class KeyValue(Protocol):
             self.rest += data
             if len(self.rest) < self.needed:
                 return None
-            data = bytes(self.rest)
-            self.rest.clear()
+            data, self.rest = bytes(self.rest), bytearray()
         replies: list[bytes] = []
         at = 0
         try:

@@ -22,6 +22,8 @@ TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Any
 
+    from evloop.net.tlsinfo import TLSInfo
+
 # Writes that are collected while a task runs, and how big each may be: more than that is handed on, so that the water
 # marks see it.
 _COLLECTED_WRITES = 64
@@ -59,6 +61,11 @@ class Conversation(Protocol):
     def peer(self) -> str:
         """The other end as text, for logs."""
         return self.connection.peer
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """What was agreed on with TLS, the peer's certificate too; None on a connection without."""
+        return self.connection.tls
 
     @property
     def loop(self) -> Loop:

@@ -32,16 +32,18 @@ class Handlers:
     Args:
         loop: the loop they live in.
         handler: the function.
-        on_finished: called when a task has ended that went on after its connection was gone.
+        on_finished: called with the connection when a task has ended that went on after that was gone.
 
     Attributes:
-        unfinished: the tasks that go on though their connection is gone.
+        unfinished: the tasks that go on though their connection is gone, by that.
     """
 
-    def __init__(self, loop: Loop, handler: Handler, on_finished: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, loop: Loop, handler: Handler, on_finished: Callable[[Connection], object] = lambda connection: None
+    ) -> None:
         self.loop = loop
         self.handler = handler
-        self.unfinished: dict[Task, None] = {}
+        self.unfinished: dict[Connection, Task] = {}
         self._on_finished = on_finished
         self._given_up: Timer | None = None  # when those are that were told to end
 
@@ -55,22 +57,23 @@ class Handlers:
         if self._given_up is not None:
             self._give_up()
             return
-        for task in self.unfinished:
+        for task in self.unfinished.values():
             task.cancel()
         self._given_up = self.loop.call_later(CLEANUP_S, self._give_up)
 
     def _give_up(self) -> None:
         if self.unfinished:
             _log.log(WARNING, "%d handlers have not ended, and are not waited for any longer", len(self.unfinished))
-            self.unfinished.clear()
-            self._on_finished()
+            given_up, self.unfinished = self.unfinished, {}
+            for connection in given_up:
+                self._on_finished(connection)
 
-    def finished(self, task: Task) -> None:
-        """A task has ended."""
-        if self.unfinished.pop(task, self) is None:
+    def finished(self, connection: Connection) -> None:
+        """The task of a connection has ended."""
+        if self.unfinished.pop(connection, None) is not None:
             if not self.unfinished and self._given_up is not None:
                 self._given_up.cancel()
-            self._on_finished()
+            self._on_finished(connection)
 
 
 class _Handled(Stream):
@@ -100,7 +103,7 @@ class _Handled(Stream):
     def on_close(self, error: Exception | None) -> None:
         super().on_close(error)
         if self._task is not None:
-            self._handlers.unfinished[self._task] = None
+            self._handlers.unfinished[self.connection] = self._task
         else:
             self._lost = True  # not its own handler's error, in whose traceback this stream is
 
@@ -116,9 +119,11 @@ class _Handled(Stream):
             self._failed(connection, error)
         task.error = None  # all was said of it; from Python 3.12 on its traceback leads to the task
         connection.release()
-        self._handlers.finished(task)
+        self._handlers.finished(connection)
 
     def _failed(self, connection: Connection, error: BaseException) -> None:
+        while isinstance(error, BaseExceptionGroup) and self._is_of_the_peer(error):
+            error = error.exceptions[0]  # the others of the task group say the same, or follow from it
         lost = bool(self._lost)
         if isinstance(error, ConnectionLostError) and lost:
             return  # it could not but fail
@@ -131,6 +136,16 @@ class _Handled(Stream):
             what = "its handler raised" if lost else "aborted: its handler raised"
             connection.loop.log_exception(error, f"connection %s {what}", connection.peer)
             connection.end_for(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+    def _is_of_the_peer(self, error: BaseException) -> bool:
+        """Whether what a handler has raised comes of what its peer has sent or done."""
+        if isinstance(error, BaseExceptionGroup):
+            return all(map(self._is_of_the_peer, error.exceptions))
+        if isinstance(error, ConnectionLostError):
+            return bool(self._lost)
+        if isinstance(error, IncompleteReadError):
+            return self._ended
+        return isinstance(error, (LimitError, FramingError))
 
 
 class _HandlerTask(Task):

@@ -66,14 +66,20 @@ class Population:
         self.listeners: list[Listener] = []
         self.max_connections = self._affordable(self.limits.max_connections)
         self._handlers: Handlers | None = None
+        self._accept_one = self._accepted
+        self._forget_connection = self._forget  # one bound method for all connections
         if is_handler(protocol_factory):
             from evloop.protocols.handlers import Handlers  # here, as who does not need it does not load it
 
-            protocol_factory = self._handlers = Handlers(loop, protocol_factory, self._check_stopped)  # type: ignore[arg-type]
+            protocol_factory = self._handlers = Handlers(loop, protocol_factory, self._give_place_back)  # type: ignore[arg-type]
+            self._accept_one = self._accepted_for_handler
+            self._forget_connection = self._forget_with_handler
+        # Of connections that are gone and whose handlers go on, each with the owner of its address.
+        self._kept_places: dict[Connection, object] = {}
         self._protocol_factory: Callable[[], Protocol] = protocol_factory  # type: ignore[assignment]
         self._refusals = Refusals(loop, self.limits, self.stats, refusal, self._wake_listeners)
         self._by_origin: Counter[object] = Counter()
-        self._accept = self._accepted  # what listeners call
+        self._accept = self._accept_one  # what listeners call
         if counts is not None:
             self.connections, self._by_origin = counts.connections, counts.by_origin
             self._accept = partial(self._accepted_of_many, counts)
@@ -88,7 +94,6 @@ class Population:
             self._gate = ProxyGate(loop, proxy_from, self.limits, self.stats, self._wake_listeners)
             if counts is not None:
                 self._gate.waiting = counts.waiting
-        self._forget_connection = self._forget  # one bound method for all connections
         self.stopping = self.aborted = False
         self._sweeper = Sweeper(loop, self.connections, self.limits)
         self._make_room = partial(make_room, loop, self.connections)
@@ -196,11 +201,48 @@ class Population:
                     limit = "too-many-connections-from-address"
                     self._refusals.refuse(connection_factory, sock, address, limit, per_address)
                     return
-            self._accepted(connection_factory, family, sock, address, header)
+            self._accept_one(connection_factory, family, sock, address, header)
         finally:
             counts.settle()
             if who is not None:
                 counts.settle_from(who)
+
+    # ------------------------------------------------------------------ handlers that outlive their connections
+
+    def _accepted_for_handler(
+        self,
+        connection_factory: ConnectionFactory,
+        family: int,
+        sock: socket.socket,
+        address: Any,
+        header: ProxyHeader | None = None,
+    ) -> None:
+        """As `_accepted`, where the places count that handlers keep whose connections are gone."""
+        if self._kept_places:
+            gate = self._gate
+            expects_header = header is None and gate is not None and gate.expects_header(family, address)
+            occupied = len(self.connections) + len(self._kept_places) + self.proxies_waiting
+            if occupied >= self.max_connections and not expects_header:
+                self._refusals.refuse(connection_factory, sock, address, "too-many-connections", self.max_connections)
+                return
+        self._accepted(connection_factory, family, sock, address, header)
+
+    def _forget_with_handler(self, connection: Connection, error: Exception | None) -> None:
+        """As `_forget`, but if its handler goes on, its place is kept until that has ended."""
+        assert self._handlers is not None
+        if connection in self._handlers.unfinished:
+            self._kept_places[connection] = self.connections.get(connection)
+            self.connections[connection] = None  # it stays counted by its owner
+        self._forget(connection, error)
+
+    def _give_place_back(self, connection: Connection) -> None:
+        """A handler has ended that has gone on after its connection was closed."""
+        who = self._kept_places.pop(connection, None)
+        if who is not None:
+            self._by_origin[who] -= 1
+            if not self._by_origin[who]:
+                del self._by_origin[who]
+        self._check_stopped()
 
     # ------------------------------------------------------------------ connections that move
 

@@ -28,6 +28,19 @@ async def upper(stream: Stream) -> None:
         stream.write(line.upper() + b"\n")
 
 
+def test_a_handler_knows_what_was_agreed_on_with_tls(serving, start_tls):
+    from tlsworld import connect_tls  # makes certificates
+
+    async def handler(stream: Stream) -> None:
+        stream.write(b"none" if stream.tls is None else stream.tls.version.encode())
+
+    with connect_tls(start_tls(handler).address) as sealed:
+        assert sealed.recv(100).decode() == sealed.version()
+    _, _, client = serving(handler)
+    with client() as plain:
+        assert plain.receive_rest() == b"none"
+
+
 # ---------------------------------------------------------------------- outgoing connections, threads
 
 

@@ -38,6 +38,17 @@ def test_program(containing: str, said: bytes, answered: bytes) -> None:
         assert "Traceback" not in server.log
 
 
+def test_a_reset_of_a_client_makes_no_traceback() -> None:
+    (program,) = [program for program in PROGRAMS if "still here" in program]
+    with Process(["-c", program.replace("port=9000", "port=0")]) as server:
+        server.connect().reset()
+        with server.connect() as client:
+            assert client.ask(b"one\n", 4) == b"one\n"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Traceback" not in server.log
+
+
 def test_the_program_that_is_a_test() -> None:
     (program,) = [program for program in PROGRAMS if "MemoryLoop" in program]
     exec(compile(program, "docs/coroutines.md", "exec"), {})

@@ -141,6 +141,16 @@ def test_keyvalue_with_its_python_client(example):
     server.stop()
 
 
+@pytest.mark.parametrize(("begun", "error"), [(b"", b"too long a line"), (b"*2\r\n", b"invalid length")])
+def test_keyvalue_bounds_a_line_without_end(example, begun, error):
+    server = example("keyvalue")
+    with Client(server.address) as client:
+        client.send(begun + b"x" * 60_000)
+        client.send(b"x" * 10_000)
+        assert client.receive_rest() == b"-ERR Protocol error: %b\r\n" % error
+    server.stop()
+
+
 def test_keyvalue_with_redis_cli_and_redis_benchmark(example):
     cli, benchmark = needs("redis-cli"), needs("redis-benchmark")
     server = example("keyvalue")
@@ -221,6 +231,7 @@ def test_websocket_with_websockets(example):
         assert one.recv(timeout=DEADLINE_S) == "in fragments"
         assert one.ping().wait(DEADLINE_S)
     assert one.close_code == 1000
+    Client(server.address).reset()
     with Client(server.address) as plain:
         plain.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert plain.receive_rest().startswith(b"HTTP/1.1 4")

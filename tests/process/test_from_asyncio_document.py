@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 
 import pytest
 
@@ -11,7 +12,7 @@ from clients import Client
 from evloop_bench.loadgen.target import free_port
 from paths import ROOT
 from processes import Process
-from waiting import wait_until
+from waiting import DEADLINE_S, wait_until
 
 PAGE = (ROOT / "docs" / "from-asyncio.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.S | re.M)
@@ -63,6 +64,21 @@ def test_a_pair_that_asks_another_one(program: str) -> None:
             assert client.ask(b"one\n", 4) == b"ONE\n"
             assert client.ask(b"two\nthree\n", 10) == b"TWO\nTHREE\n"
         end(process, program)
+
+
+def test_ours_ends_in_order_when_the_other_one_does() -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as upstream:
+        upstream.settimeout(DEADLINE_S)
+        program = WE_ASK.replace("9000", str(port)).replace("9001", str(upstream.getsockname()[1]))
+        with Process(["-c", program]) as process:
+            with connect(process, port) as client:
+                client.send(b"one\n")
+                other, _ = upstream.accept()
+                with other:
+                    assert other.recv(100) == b"one\n"
+                assert client.receive_rest() == b""
+            end(process, program)
 
 
 def test_a_library_of_asyncio_in_a_thread() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from evloop import Limits, ListenError, Protocol, Server, Stream, sleep
 from evloop.server.listener import EXHAUSTED_PAUSE_S
+from evloop.server.sharedcounts import SharedCounts
 from evloop.testing import MemoryLoop, MemorySocket
 from servers import recorder
 
@@ -18,9 +19,16 @@ from servers import recorder
 class Served:
     """A server in a memory loop, and clients that are sockets in memory."""
 
-    def __init__(self, factory: Any = Protocol, **limits: float | None) -> None:
+    def __init__(
+        self,
+        factory: Any = Protocol,
+        *,
+        proxy_from: str = "",
+        counts: SharedCounts | None = None,
+        **limits: float | None,
+    ) -> None:
         self.loop = MemoryLoop()
-        self.server = Server(self.loop, factory, Limits(**limits))
+        self.server = Server(self.loop, factory, Limits(**limits), proxy_from=proxy_from, counts=counts)
         self.failures: list[int] = []  # what the next accepts fail with
         self.accepts = 0
         self._waiting: deque[socket.socket] = deque()
@@ -49,6 +57,12 @@ class Served:
         client = self.knock()
         self.loop.advance()
         return client
+
+    def reset(self, client: MemorySocket) -> None:
+        """A client breaks off."""
+        client.other.error = errno.ECONNRESET
+        client.close()
+        self.loop.advance()
 
 
 def test_a_drain_that_everybody_obeys_is_over_at_once():
@@ -256,6 +270,66 @@ def test_a_handler_that_ends_after_its_connection_stops_nothing_else():
     assert not served.server.stopping
     assert served.loop.timers == 1  # the sweep goes on
     assert len(served.loop.memory.givers) == 1
+
+
+async def naps(stream: Stream) -> None:
+    await sleep(100)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("limit", "counter"),
+    [
+        ("max_connections", "too-many-connections"),
+        ("max_connections_per_address", "too-many-connections-from-address"),
+    ],
+)
+def test_a_handler_that_goes_on_keeps_the_place_of_its_connection_until_it_ends(logged, limit, counter, shared):
+    logged.expect(f"refused: {counter} limit 2")
+    counts = SharedCounts([0] * 64, 64, 0) if shared else None
+    served = Served(naps, counts=counts, **{limit: 2})
+    for _ in range(2):
+        served.reset(served.connect())
+    assert not served.server.connections
+    refused = served.connect()
+    assert refused.recv(100) == f"ERR {counter} limit 2\n".encode()
+    refused.close()
+    served.loop.advance(100)
+    clients = [served.connect() for _ in range(2)]
+    assert len(served.server.connections) == 2
+    assert served.server.stats.limits[counter] == 1
+    for client in clients:
+        served.reset(client)
+    served.loop.advance(100)
+    assert not served.server._by_origin
+
+
+def test_the_client_and_not_its_proxy_is_told_that_handlers_keep_all_places(logged):
+    logged.expect("198.51.100.2:2 refused: too-many-connections limit 1")
+    served = Served(naps, proxy_from="192.0.2.0/24", max_connections=1)
+    client = served.connect()
+    client.send(b"PROXY TCP4 198.51.100.1 192.0.2.9 1 80\r\n")
+    served.loop.advance()
+    served.reset(client)
+    other = served.connect()
+    assert served.server.proxies_waiting == 1
+    other.send(b"PROXY TCP4 198.51.100.2 192.0.2.9 2 80\r\n")
+    served.loop.advance()
+    assert other.recv(100) == b"ERR too-many-connections limit 1\n"
+    served.loop.advance(100)
+
+
+def test_a_handler_that_closes_and_goes_on_has_one_place():
+    async def handler(stream: Stream) -> None:
+        stream.close()
+        await sleep(1)
+
+    served = Served(handler, max_connections=2, linger_timeout_s=10)
+    served.connect()  # the server has said its goodbye, and waits for that of the client
+    served.connect()
+    assert len(served.server.connections) == 2
+    served.server.abort()
+    served.loop.advance(2)
 
 
 def test_one_who_raises_when_it_has_stopped_keeps_nobody_from_being_told():
