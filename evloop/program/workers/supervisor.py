@@ -77,6 +77,8 @@ class Supervisor(Crew):
         self._status_round: StatusRound | None = None
         self._countdown: Countdown | None = None
         self._successor: Successor | None = None
+        self._told_to_stop = False
+        self._is_late = False  # what should be over is not
         self._predecessor = predecessor
         if predecessor is not None:
             predecessor.listen_to(loop, self._heard_predecessor)
@@ -98,12 +100,14 @@ class Supervisor(Crew):
         if slot is not None and worker is slot.heir:
             slot.heir = None
             old, slot.worker = slot.worker, worker
+        if self.stopping:  # and it was told to
+            return
             if self._reload is not None:
                 self._reload.heir_is_ready(old, worker)
             elif old is not None:
                 old.retire(worker, self.limits.handover_timeout_s)
         self.update_doors()
-        if not self.serving and not self.stopping and all(slot.ready for slot in self.slots):
+        if not self.serving and all(slot.ready for slot in self.slots):
             self.serving = True
             if self._predecessor is not None:
                 for place in self.places:
@@ -182,16 +186,24 @@ class Supervisor(Crew):
 
     def stop(self) -> None:
         """End in order; the second time: at once."""
-        if self.stopping:
+        if self._told_to_stop:
             self._abort()
             return
         if self.serving:
             connections = sum(worker.connections for worker in self.workers)
             _log.log(INFO, "stopping: about %d connections to finish; signal again to abort", connections)
             # Whoever waits where nobody will come any more.
+        self._told_to_stop = True
             for door in [door for slot in self.slots if not slot.served for door in slot.doors] + self._shared_doors:
                 door.accept_all()
             self._give_away_waiting()
+        if self.stopping:  # it makes way for a new service
+            for worker in self.workers:
+                worker.stop()
+            return
+        if self._successor is not None:
+            self._successor.cancel()
+        if self.serving:
         self._begin_to_stop()
         if self._notifier is not None:
             self._notifier.stopping(self.limits.drain_timeout_s + 2 * _GRACE_AFTER_DRAIN_S, self._line())
@@ -217,6 +229,7 @@ class Supervisor(Crew):
             slot.set_doors(False)
             if slot.restart is not None:
                 slot.restart.cancel()
+        self._reload = None
         for door in [*self._shared_doors, *(door for doors in self._doors_left.values() for door in doors)]:
             door.set_open(False)
         self._doors_left.clear()
@@ -238,6 +251,7 @@ class Supervisor(Crew):
             _log.log(ERROR, "%s does not end: killed", worker)
             worker.kill()
 
+        self._is_late = True
     def _look_whether_over(self) -> None:
         if self.workers:
             return
@@ -245,7 +259,7 @@ class Supervisor(Crew):
             sock.close()
         self._waiting.clear()
         if self._successor is not None and not self._successor.gone:
-            if self._successor.is_full():  # of connections that were handed over
+            if self._successor.is_full() and not self._is_late:  # of connections that were handed over
                 self.loop.call_later(_LOOK_AGAIN_S, self._look_whether_over)
                 return
             self._successor.let_go()
