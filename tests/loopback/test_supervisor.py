@@ -146,6 +146,38 @@ def stage(loop: EventLoop, logged: Any) -> Iterator[Callable[..., Stage]]:
         one.close()
 
 
+def test_when_the_first_worker_cannot_be_started_no_other_one_is(stage):
+    s = stage(3, error=NO_PROCESS, serves=False)
+    assert s.tries == 1
+    assert s.supervisor.failure == "cannot start worker 1: no process more"
+
+
+def test_there_are_not_fewer_workers_amid_a_reload_which_comes_to_its_end(stage, logged):
+    s = stage(2)
+    s.supervisor.reload()
+    s.say(2, "ready", speaks="x")
+    s.say(0, "retired")
+    assert len(s.played) == 4
+    s.supervisor.one_less()
+    assert len(s.supervisor.slots) == 2
+    s.supervisor.one_more()
+    assert len(s.supervisor.slots) == 2
+    s.say(3, "ready", speaks="x")
+    s.say(1, "retired")
+    logged.expect("reloaded: 2 workers")
+    s.supervisor.one_more()
+    assert len(s.supervisor.slots) == 3
+
+
+def test_there_are_not_fewer_workers_when_no_other_one_lives(stage):
+    s = stage(2)
+    s.error = NO_PROCESS
+    s.played[0].end(-9)
+    s.supervisor.one_less()
+    assert len(s.supervisor.slots) == 2
+    s.played[1].end(-9)
+
+
 def test_reload_does_not_go_on_when_the_service_stops(stage):
     s = stage(2)
     s.supervisor.reload()
@@ -162,6 +194,26 @@ def test_upgrade_amid_a_reload_has_connections_go_to_the_new_service(stage):
     s.say(3, "ready", speaks="x")
     s.say(2, "ready", speaks="x")
     assert s.played[0].told() == s.played[1].told() == ["retire"]
+
+
+def test_slot_is_not_left_empty_when_a_reload_cannot_start_a_worker_there(stage, logged):
+    s = stage(2)
+    s.played[0].end(-9)
+    s.played[2].end(-9)  # the next one is started in a while
+    s.error = NO_PROCESS
+    s.supervisor.reload()
+    logged.expect("not reloaded: cannot start worker 1: no process more; 0 of 2 workers were replaced; ")
+    s.error = None
+    run_until(s.loop, lambda: len(s.played) == 4, "another one", timeout_s=2)
+
+
+def test_log_says_how_many_workers_a_reload_has_replaced_before_it_failed(stage, logged):
+    s = stage(2)
+    s.supervisor.reload()
+    s.say(2, "ready", speaks="x")
+    s.say(0, "retired")
+    s.played[3].end(1)
+    logged.expect("not reloaded: worker 2 .*; 1 of 2 workers were replaced; those that serve go on")
 
 
 def test_sigterm_while_a_new_service_starts_ends_that_one(stage):

@@ -83,6 +83,8 @@ class Supervisor(Crew):
         if predecessor is not None:
             predecessor.listen_to(loop, self._heard_predecessor)
         for _ in range(workers):
+            if self.stopping:  # one could not be started
+                break
             self.add_slot()
 
     # ------------------------------------------------------------------ what happens to workers
@@ -90,18 +92,20 @@ class Supervisor(Crew):
     def _could_not_start(self, slot: Slot, as_heir: bool, why: str) -> None:
         if as_heir and self._reload is not None:
             self._reload.failed(why)
+            if slot.worker is None and slot.restart is None:
+                self.restart(slot, why, 0.0)
         elif not self.serving:
             self.fail(why)
         else:
             self.restart(slot, why, 0.0)
 
     def _is_ready(self, worker: WorkerProcess) -> None:
+        if self.stopping:  # and it was told to
+            return
         slot = self.slots[worker.slot] if worker.slot < len(self.slots) else None
         if slot is not None and worker is slot.heir:
             slot.heir = None
             old, slot.worker = slot.worker, worker
-        if self.stopping:  # and it was told to
-            return
             if self._reload is not None:
                 self._reload.heir_is_ready(old, worker)
             elif old is not None:
@@ -189,14 +193,10 @@ class Supervisor(Crew):
         if self._told_to_stop:
             self._abort()
             return
+        self._told_to_stop = True
         if self.serving:
             connections = sum(worker.connections for worker in self.workers)
             _log.log(INFO, "stopping: about %d connections to finish; signal again to abort", connections)
-            # Whoever waits where nobody will come any more.
-        self._told_to_stop = True
-            for door in [door for slot in self.slots if not slot.served for door in slot.doors] + self._shared_doors:
-                door.accept_all()
-            self._give_away_waiting()
         if self.stopping:  # it makes way for a new service
             for worker in self.workers:
                 worker.stop()
@@ -204,6 +204,10 @@ class Supervisor(Crew):
         if self._successor is not None:
             self._successor.cancel()
         if self.serving:
+            # Whoever waits where nobody will come any more.
+            for door in [door for slot in self.slots if not slot.served for door in slot.doors] + self._shared_doors:
+                door.accept_all()
+            self._give_away_waiting()
         self._begin_to_stop()
         if self._notifier is not None:
             self._notifier.stopping(self.limits.drain_timeout_s + 2 * _GRACE_AFTER_DRAIN_S, self._line())
@@ -225,11 +229,11 @@ class Supervisor(Crew):
 
     def _begin_to_stop(self) -> None:
         self.stopping = True
+        self._reload = None
         for slot in self.slots:
             slot.set_doors(False)
             if slot.restart is not None:
                 slot.restart.cancel()
-        self._reload = None
         for door in [*self._shared_doors, *(door for doors in self._doors_left.values() for door in doors)]:
             door.set_open(False)
         self._doors_left.clear()
@@ -247,11 +251,11 @@ class Supervisor(Crew):
         self._look_whether_over()
 
     def _kill_all(self) -> None:
+        self._is_late = True
         for worker in self.workers:
             _log.log(ERROR, "%s does not end: killed", worker)
             worker.kill()
 
-        self._is_late = True
     def _look_whether_over(self) -> None:
         if self.workers:
             return
@@ -282,10 +286,12 @@ class Supervisor(Crew):
         self._reload.begin()
 
     def _reloaded(self, failure: str | None) -> None:
-        self._reload = None
+        assert self._reload is not None
+        replaced, self._reload = self._reload.replaced, None
         if failure is None:
             _log.log(NOTICE, "reloaded: %d workers", len(self.slots))
         else:
+            failure = f"{failure}; {replaced} of {len(self.slots)} workers were replaced"
             _log.log(ERROR, "not reloaded: %s; those that serve go on", failure)
         if self._notifier is not None:
             self._notifier.ready(self._line() if failure is None else f"not reloaded: {failure}")
@@ -337,21 +343,10 @@ class Supervisor(Crew):
         self._countdown = Countdown(self.loop, in_all_s, self._kill_all)
         self._look_whether_over()
 
-    def one_more(self) -> None:
-        """A worker more."""
-        if self.serving and not self.stopping:
-            try:
-                self.add_slot()
-            except OSError as error:
-                _log.log(ERROR, "no worker more: its socket cannot be opened: %s", error.strerror or error)
-            else:
-                _log.log(NOTICE, "one worker more: %d", len(self.slots))
-
-    def one_less(self) -> None:
-        """A worker less, unless it is the last one."""
-        if self.serving and not self.stopping and len(self.slots) > 1:
-            self.remove_slot()
-            _log.log(NOTICE, "one worker less: %d", len(self.slots))
+    def _busy_with(self) -> str:
+        if self._reload is not None:
+            return "a reload"
+        return "" if self._successor is None else "an upgrade"
 
     def _somebody_serves(self) -> bool:
         return any(slot.served for slot in self.slots)
