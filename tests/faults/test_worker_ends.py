@@ -70,3 +70,20 @@ def test_108_sigterm_while_a_new_service_starts_is_for_that_one_too(tmp_path, wo
         finally:
             if alive(new):
                 os.kill(new, signal.SIGKILL)
+
+
+def test_107_new_clients_are_answered_while_a_worker_that_somebody_terminates_drains():
+    with Service(3) as service:
+        wait_for_workers(service, 3)
+        client = service.connect()
+        pid = answered_by(client)
+        owe(client)
+        os.kill(pid, signal.SIGTERM)
+        began = time.monotonic()
+        while time.monotonic() < began + 0.6:  # it accepts for 0.2 s, and has an end only when the client reads
+            service.ask()
+        assert all(service.ask() != pid for _ in range(20))
+        assert alive(pid)
+        assert client.receive_rest().endswith(b" %d\n" % pid)
+        client.close()
+        wait_for_workers(service, 3, without={pid})

@@ -246,3 +246,13 @@ def test_new_service_that_does_not_read_is_not_waited_for_without_end(stage, mon
     s.loop.call_later(2, lambda: (ended.append(False), s.loop.stop()))
     s.loop.run()
     assert not ended
+
+
+def test_clients_of_a_worker_that_ends_by_itself_are_for_the_others(stage):
+    s = stage(2)
+    s.say(0, "closing")
+    s.say(1, "beat", connections=0)
+    assert [slot.served for slot in s.supervisor.slots] == [False, True]
+    s.say(0, "beat", connections=1)
+    assert not s.supervisor.slots[0].served
+    assert s.supervisor.next_worker() is s.supervisor.slots[1].worker

@@ -255,7 +255,9 @@ class Crew:
     def next_worker(self) -> WorkerProcess | None:
         """Whose turn it is to get a connection: one that is well, else who was heard of last; None if none lives."""
         live = [slot.worker for slot in self.slots if slot.worker is not None]
-        last = min(live, key=lambda worker: (not worker.pulse.ready, worker.pulse.silent_s), default=None)
+        last = min(
+            live, key=lambda worker: (worker.closing, not worker.pulse.ready, worker.pulse.silent_s), default=None
+        )
         return self._next_one_well() or last
 
     def _next_one_well(self) -> WorkerProcess | None:

@@ -247,6 +247,7 @@ class Worker:
         """It is this worker alone that is to end: it will have an heir."""
         if self._stopping:
             return
+        self._channel.send("closing")
         for server in self._servers:
             server.stop_accepting()
         self._stop("stopping")
