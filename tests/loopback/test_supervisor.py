@@ -256,3 +256,29 @@ def test_clients_of_a_worker_that_ends_by_itself_are_for_the_others(stage):
     s.say(0, "beat", connections=1)
     assert not s.supervisor.slots[0].served
     assert s.supervisor.next_worker() is s.supervisor.slots[1].worker
+
+
+def no_descriptor(descriptor: int) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_service_is_ready_also_when_there_is_no_descriptor_for_its_door(stage, monkeypatch, tmp_path):
+    monkeypatch.setattr(door, "os", SimpleNamespace(dup=no_descriptor))
+    s = stage(2, where=f"unix:{tmp_path / 's'}", serves=False)
+    s.serve()
+
+
+def test_door_that_could_not_be_opened_is_opened_when_it_is_asked_for_again(loop, logged, monkeypatch):
+    logged.expect("the supervisor cannot accept: Too many open files")
+    accepted: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        one = door.Door(loop, listening, 5, accepted.append)
+        with monkeypatch.context() as patch:
+            patch.setattr(door, "os", SimpleNamespace(dup=no_descriptor))
+            one.set_open(True)
+        one.set_open(True)
+        with socket.create_connection(listening.getsockname()):
+            run_until(loop, lambda: accepted, "a client")
+        one.set_open(False)
+        accepted[0].close()
