@@ -253,7 +253,7 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
     """
     had_terminal = hasattr(signal, "SIGHUP") and has_terminal()
     running = set(servers)
-    stopping = False
+    stopping = told_to_stop = False
     upgrading: Upgrade | None = None
     notifier: Notifier | None = None
     if "NOTIFY_SOCKET" in os.environ:
@@ -263,7 +263,10 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
 
     def stopped(server: Server) -> None:
         running.discard(server)
-        if not running:
+        end_if_over()
+
+    def end_if_over() -> None:
+        if not running and (upgrading is None or not upgrading.making_way):  # else connections are still on their way
             end()
 
     def end() -> None:
@@ -272,20 +275,26 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
         loop.stop()
 
     def stop() -> None:
-        nonlocal stopping
-        if stopping or not servers:
+        nonlocal told_to_stop
+        if told_to_stop or not servers:
             for server in servers:
                 server.abort()
             loop.call_soon(end)  # in the next pass, when handlers have seen that they are cancelled
             return
+        told_to_stop = True
+        _log.log(INFO, "stopping: %d connections to finish; signal again to abort", count())
+        drain()
+
+    def drain() -> None:
+        nonlocal stopping
+        if stopping:
+            return
         stopping = True
         if upgrading is not None:
             upgrading.cancel()
-        open_connections = sum(len(server.connections) for server in servers)
-        _log.log(INFO, "stopping: %d connections to finish; signal again to abort", open_connections)
         if notifier is not None:
             drain_s = max(server.limits.drain_timeout_s for server in servers)
-            notifier.stopping(drain_s + _GRACE_AFTER_DRAIN_S, f"stopping: {open_connections} connections to finish")
+            notifier.stopping(drain_s + _GRACE_AFTER_DRAIN_S, f"stopping: {count()} connections to finish")
         for server in servers:
             server.drain(partial(stopped, server))
 
@@ -329,18 +338,22 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
 
     def upgraded(well: bool) -> None:
         nonlocal upgrading
-        if well:
-            stop()
-        else:
+        if not well:
             upgrading = None
+        elif stopping:  # it was told to, meanwhile
+            end_if_over()
+        else:
+            drain()
 
     def report() -> None:
         for server in servers:
             _log.log(NOTICE, "status:\n%s", status_text(server.status()))
 
+    def count() -> int:
+        return sum(len(server.connections) for server in servers)
+
     def told() -> str:
-        open_connections = sum(len(server.connections) for server in servers)
-        return f"{open_connections} connections now, {sum(server.stats.accepted for server in servers)} accepted"
+        return f"{count()} connections now, {sum(server.stats.accepted for server in servers)} accepted"
 
     if notifier is not None:
         loop.call_soon(notifier.begin, told)

@@ -20,7 +20,7 @@ from functools import partial
 
 from evloop.core.loop import Loop
 from evloop.limits import Limits
-from evloop.log import WARNING, Logger
+from evloop.log import ERROR, NOTICE, WARNING, Logger
 from evloop.program.workers.door import Door
 from evloop.program.workers.health import Pulse
 from evloop.program.workers.messages import Message
@@ -101,6 +101,10 @@ class Crew:
     def _could_not_start(self, slot: Slot, as_heir: bool, why: str) -> None:
         raise NotImplementedError
 
+    def _busy_with(self) -> str:
+        """What goes on in which each slot gets another worker, so that there can't be more or fewer; empty: nothing."""
+        raise NotImplementedError
+
     # ------------------------------------------------------------------ slots and workers
 
     def add_slot(self) -> None:
@@ -122,8 +126,36 @@ class Crew:
         self.slots.append(slot)
         self.start(slot)
 
+    def one_more(self) -> None:
+        """A worker more."""
+        if not self._can_change("no worker more"):
+            return
+        try:
+            self.add_slot()
+        except OSError as error:
+            _log.log(ERROR, "no worker more: its socket cannot be opened: %s", error.strerror or error)
+        else:
+            _log.log(NOTICE, "one worker more: %d", len(self.slots))
+
+    def one_less(self) -> None:
+        """A worker less, unless it is the last one, or nobody else lives who could have its connections."""
+        if not self._can_change("no worker less") or len(self.slots) == 1:
+            return
+        if all(slot.worker is None for slot in self.slots[:-1]):
+            _log.log(ERROR, "no worker less: no other one lives")
+            return
+        self.remove_slot()
+        _log.log(NOTICE, "one worker less: %d", len(self.slots))
+
+    def _can_change(self, otherwise: str) -> bool:
+        if not self.serving or self.stopping:
+            return False
+        if busy := self._busy_with():
+            _log.log(ERROR, "%s: %s goes on; try again when it is over", otherwise, busy)
+        return not busy
+
     def remove_slot(self) -> None:
-        """One worker less: the last one makes way for the others."""
+        """One worker less: the last one makes way for another one, which there must be."""
         slot = self.slots.pop()
         slot.removed = True
         if slot.restart is not None:
@@ -223,7 +255,9 @@ class Crew:
     def next_worker(self) -> WorkerProcess | None:
         """Whose turn it is to get a connection: one that is well, else who was heard of last; None if none lives."""
         live = [slot.worker for slot in self.slots if slot.worker is not None]
-        last = min(live, key=lambda worker: (not worker.pulse.ready, worker.pulse.silent_s), default=None)
+        last = min(
+            live, key=lambda worker: (worker.closing, not worker.pulse.ready, worker.pulse.silent_s), default=None
+        )
         return self._next_one_well() or last
 
     def _next_one_well(self) -> WorkerProcess | None:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 
 from evloop.core.loop import Loop
+from evloop.log import WARNING
 from evloop.server.listener import Listener
 from evloop.server.tcpsockets import ListeningSocket
 
@@ -36,14 +37,27 @@ class Door:
         self._listener: Listener | None = None
 
     def set_open(self, wanted: bool) -> None:
-        """Accept from now on, or leave them to others. A socket that is closed already stays so."""
+        """Accept from now on, or leave them to others. A socket that is closed already stays so.
+
+        Without a descriptor for it the door stays shut; whoever wants it open will say so again.
+        """
         if wanted and self._listener is None and self._socket.fileno() >= 0:
-            # A duplicate: a listener owns its socket, and here it is only borrowed.
-            duplicate = ListeningSocket(self._socket.family, os.dup(self._socket.fileno()))
-            self._listener = Listener(self._loop, duplicate, _ACCEPTS_PER_PASS, self._accepted)
+            try:
+                self._listener = self._listen()
+            except OSError as error:
+                self._loop.log_limited(WARNING, "the supervisor cannot accept: %s", error.strerror or error)
         elif not wanted and self._listener is not None:
             self._listener.close()
             self._listener = None
+
+    def _listen(self) -> Listener:
+        # A duplicate: a listener owns its socket, and here it is only borrowed.
+        duplicate = ListeningSocket(self._socket.family, os.dup(self._socket.fileno()))
+        try:
+            return Listener(self._loop, duplicate, _ACCEPTS_PER_PASS, self._accepted)
+        except BaseException:
+            duplicate.close()
+            raise
 
     def _accepted(self, sock: socket.socket, _address: Any) -> None:
         self._on_accept(sock)

@@ -1,8 +1,8 @@
 """A reload: all workers are replaced, one slot after another, and nobody notices.
 
 The heir is started first. Its start is what checks whether the new program, its settings and certificates are any good:
-if it does not get ready, nothing has happened, and nothing more does. When it serves, the old one makes way, and the
-next slot has its turn as soon as all that can be handed over was; what drains, drains meanwhile.
+if it does not get ready, nothing more happens, and if it was the first one, nothing has. When it serves, the old one
+makes way, and the next slot has its turn as soon as all that can be handed over was; what drains, drains meanwhile.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ class Reload:
         start_heir: starts the heir of a slot.
         handover_timeout_s: how long connections may take until they can be handed over.
         on_over: called once at the end, with the reason if it was given up.
+
+    Attributes:
+        replaced: in how many slots a new worker serves.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class Reload:
         handover_timeout_s: float,
         on_over: Callable[[str | None], object],
     ) -> None:
+        self.replaced = 0
         self._slots = list(slots)
         self._start_heir = start_heir
         self._handover_timeout_s = handover_timeout_s
@@ -60,6 +64,7 @@ class Reload:
 
     def heir_is_ready(self, old: WorkerProcess | None, heir: WorkerProcess) -> None:
         """A slot has a new worker."""
+        self.replaced += 1
         if old is None:
             self._next()
         else:

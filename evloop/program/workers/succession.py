@@ -74,7 +74,7 @@ class Successor:
     ) -> None:
         self.speaks = ""
         self.gone = False
-        self._ready = False
+        self._ready = self._cancelled = False
         self._on_ready = on_ready
         self._on_failed = on_failed
         ours, theirs = channel_pair()
@@ -114,14 +114,15 @@ class Successor:
         self._child.let_go()
 
     def cancel(self) -> None:
-        """It is not needed any more, unless it serves already."""
+        """It is not needed any more, unless it serves already. What becomes of it is not told."""
         if not self._ready:
+            self._cancelled = True
             self._child.signal(signal.SIGKILL)
 
     def _heard(self, message: Message) -> None:
         for descriptor in message.descriptors:
             os.close(descriptor)
-        if message.kind == "ready" and not self._ready:
+        if message.kind == "ready" and not self._ready and not self._cancelled:
             self._ready = True
             self.speaks = message.fields.get("speaks", "")
             if self._timer is not None:
@@ -138,6 +139,8 @@ class Successor:
         if not self._ready:
             if self._timer is not None:
                 self._timer.cancel()
+            if self._cancelled:
+                return
             self._on_failed(f"the new one (pid {self.pid}) {status_text(status)} before it served")
 
 

@@ -77,10 +77,14 @@ class Supervisor(Crew):
         self._status_round: StatusRound | None = None
         self._countdown: Countdown | None = None
         self._successor: Successor | None = None
+        self._told_to_stop = False
+        self._is_late = False  # what should be over is not
         self._predecessor = predecessor
         if predecessor is not None:
             predecessor.listen_to(loop, self._heard_predecessor)
         for _ in range(workers):
+            if self.stopping:  # one could not be started
+                break
             self.add_slot()
 
     # ------------------------------------------------------------------ what happens to workers
@@ -88,12 +92,16 @@ class Supervisor(Crew):
     def _could_not_start(self, slot: Slot, as_heir: bool, why: str) -> None:
         if as_heir and self._reload is not None:
             self._reload.failed(why)
+            if slot.worker is None and slot.restart is None:
+                self.restart(slot, why, 0.0)
         elif not self.serving:
             self.fail(why)
         else:
             self.restart(slot, why, 0.0)
 
     def _is_ready(self, worker: WorkerProcess) -> None:
+        if self.stopping:  # and it was told to
+            return
         slot = self.slots[worker.slot] if worker.slot < len(self.slots) else None
         if slot is not None and worker is slot.heir:
             slot.heir = None
@@ -103,7 +111,7 @@ class Supervisor(Crew):
             elif old is not None:
                 old.retire(worker, self.limits.handover_timeout_s)
         self.update_doors()
-        if not self.serving and not self.stopping and all(slot.ready for slot in self.slots):
+        if not self.serving and all(slot.ready for slot in self.slots):
             self.serving = True
             if self._predecessor is not None:
                 for place in self.places:
@@ -182,12 +190,20 @@ class Supervisor(Crew):
 
     def stop(self) -> None:
         """End in order; the second time: at once."""
-        if self.stopping:
+        if self._told_to_stop:
             self._abort()
             return
+        self._told_to_stop = True
         if self.serving:
             connections = sum(worker.connections for worker in self.workers)
             _log.log(INFO, "stopping: about %d connections to finish; signal again to abort", connections)
+        if self.stopping:  # it makes way for a new service
+            for worker in self.workers:
+                worker.stop()
+            return
+        if self._successor is not None:
+            self._successor.cancel()
+        if self.serving:
             # Whoever waits where nobody will come any more.
             for door in [door for slot in self.slots if not slot.served for door in slot.doors] + self._shared_doors:
                 door.accept_all()
@@ -213,6 +229,7 @@ class Supervisor(Crew):
 
     def _begin_to_stop(self) -> None:
         self.stopping = True
+        self._reload = None
         for slot in self.slots:
             slot.set_doors(False)
             if slot.restart is not None:
@@ -234,6 +251,7 @@ class Supervisor(Crew):
         self._look_whether_over()
 
     def _kill_all(self) -> None:
+        self._is_late = True
         for worker in self.workers:
             _log.log(ERROR, "%s does not end: killed", worker)
             worker.kill()
@@ -245,7 +263,7 @@ class Supervisor(Crew):
             sock.close()
         self._waiting.clear()
         if self._successor is not None and not self._successor.gone:
-            if self._successor.is_full():  # of connections that were handed over
+            if self._successor.is_full() and not self._is_late:  # of connections that were handed over
                 self.loop.call_later(_LOOK_AGAIN_S, self._look_whether_over)
                 return
             self._successor.let_go()
@@ -268,10 +286,12 @@ class Supervisor(Crew):
         self._reload.begin()
 
     def _reloaded(self, failure: str | None) -> None:
-        self._reload = None
+        assert self._reload is not None
+        replaced, self._reload = self._reload.replaced, None
         if failure is None:
             _log.log(NOTICE, "reloaded: %d workers", len(self.slots))
         else:
+            failure = f"{failure}; {replaced} of {len(self.slots)} workers were replaced"
             _log.log(ERROR, "not reloaded: %s; those that serve go on", failure)
         if self._notifier is not None:
             self._notifier.ready(self._line() if failure is None else f"not reloaded: {failure}")
@@ -323,21 +343,10 @@ class Supervisor(Crew):
         self._countdown = Countdown(self.loop, in_all_s, self._kill_all)
         self._look_whether_over()
 
-    def one_more(self) -> None:
-        """A worker more."""
-        if self.serving and not self.stopping:
-            try:
-                self.add_slot()
-            except OSError as error:
-                _log.log(ERROR, "no worker more: its socket cannot be opened: %s", error.strerror or error)
-            else:
-                _log.log(NOTICE, "one worker more: %d", len(self.slots))
-
-    def one_less(self) -> None:
-        """A worker less, unless it is the last one."""
-        if self.serving and not self.stopping and len(self.slots) > 1:
-            self.remove_slot()
-            _log.log(NOTICE, "one worker less: %d", len(self.slots))
+    def _busy_with(self) -> str:
+        if self._reload is not None:
+            return "a reload"
+        return "" if self._successor is None else "an upgrade"
 
     def _somebody_serves(self) -> bool:
         return any(slot.served for slot in self.slots)

@@ -46,6 +46,9 @@ class Upgrade:
         on_ready: called with the new one's pid when that serves.
         on_over: called when this process need only drain, and end; by its own word, if the new one has failed.
         environment: variables for the new one, beside those of this process.
+
+    Attributes:
+        making_way: the new one serves, and has not got all yet: ``on_over`` is still to be called.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Upgrade:
         on_over: Callable[[bool], object],
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        self.making_way = False
         self._loop = loop
         self._servers = servers
         self._on_ready = on_ready
@@ -104,6 +108,7 @@ class Upgrade:
     def _succeeded(self) -> None:
         successor = self._successor
         assert successor is not None
+        self.making_way = True
         _log.log(NOTICE, "upgraded: the new service has pid %d; this one makes way", successor.pid)
         self._on_ready(successor.pid)
         for server in self._servers:
@@ -123,6 +128,7 @@ class Upgrade:
             self._loop.call_later(_LOOK_AGAIN_S, self._over)
         else:
             self._successor.let_go()
+            self.making_way = False
             self._on_over(True)
 
 

@@ -80,7 +80,7 @@ class Worker:
         self._servers: tuple[Server, ...] = ()
         self._running: set[Server] = set()
         self._stopping = False
-        self._waits_for_orders = False
+        self._was_terminated = False
         control = socket.socket(fileno=role.control)
         control.setblocking(True)
         reader = MessageReader(control)
@@ -235,17 +235,19 @@ class Worker:
 
     def _terminated(self) -> None:
         """Somebody wants this worker to end, or all processes of the service, as systemd does. Then the supervisor will
-        say so, and how, in a moment."""
-        if self._stopping or self._waits_for_orders:
+        say so, and how, in a moment; or has said so already, and the first signal is no wish to abort."""
+        if self._was_terminated:
             self._abort()
             return
-        self._waits_for_orders = True
-        self._loop.call_later(_WAIT_FOR_ORDERS_S, self._end_alone)
+        self._was_terminated = True
+        if not self._stopping:
+            self._loop.call_later(_WAIT_FOR_ORDERS_S, self._end_alone)
 
     def _end_alone(self) -> None:
         """It is this worker alone that is to end: it will have an heir."""
         if self._stopping:
             return
+        self._channel.send("closing")
         for server in self._servers:
             server.stop_accepting()
         self._stop("stopping")

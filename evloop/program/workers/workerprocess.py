@@ -60,6 +60,7 @@ class WorkerProcess:
     Attributes:
         name: for people, who count from 1: ``worker 1``.
         leaving: it was told to end.
+        closing: it ends by itself, and accepts no more; it will have to be replaced.
         successor: who gets its connections, when it was told to end.
         gone: it has ended.
         connections: how many it has, as it said last.
@@ -86,6 +87,7 @@ class WorkerProcess:
         self.name = f"worker {slot + 1}"
         self.pulse = pulse
         self.leaving = False
+        self.closing = False
         self.successor: Heir | None = None
         self.gone = False
         self.connections = 0
@@ -141,7 +143,7 @@ class WorkerProcess:
     @property
     def well(self) -> bool:
         """It can be given new connections."""
-        return self.pulse.well and not self.leaving and not self.gone
+        return self.pulse.well and not self.leaving and not self.closing and not self.gone
 
     @property
     def lived_s(self) -> float:
@@ -160,6 +162,8 @@ class WorkerProcess:
             self._on_ready(self)
         elif message.kind == "beat":
             self.connections = message.fields["connections"]
+        elif message.kind == "closing":
+            self.closing = True
         else:
             self._on_message(self, message)
 
