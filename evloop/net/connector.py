@@ -90,6 +90,7 @@ class Connector:
         self._on_closed = on_closed
         self._make_connection = connection_factory
         self._written: list[bytes] = []
+        self._connection: Connection | None = None  # that was made
         self._closing = False  # once connected
         self._cancelled = False
         self.unsent_bytes = 0
@@ -129,6 +130,9 @@ class Connector:
         """Give up. No callback of the protocol is called any more, unless the connection is open already."""
         self._cancelled = True  # an error may be about to be told
         self._end()
+        # A TLS connection is not open before its handshake is done.
+        if self._connection is not None and getattr(self._connection, "in_handshake", False):
+            self._connection.abort()
         self._forget_written()
         self._protocol = NOBODY
 
@@ -219,7 +223,7 @@ class Connector:
         sock = attempt.socket
         connection: Connection | None = None
         try:
-            set_stream_options(sock)
+            set_stream_options(sock, self.limits.kernel_unsent_bytes)
             peer = attempt.peer or self.peer
             connection = self._make_connection(self.loop, sock, peer, protocol, self.limits, self._on_closed)
             if self._on_opening is not None:
@@ -239,6 +243,7 @@ class Connector:
                 self._protocol = protocol
             self.loop.call_soon(self._tell, f"cannot use the connection to {self.peer}: {error}")
         else:
+            self._connection = connection
             if self._closing:
                 connection.close()
         self._forget_written()

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 # The version of what is written here. One that reads it must know it: processes with different ones don't try.
 FORMAT = 1
 
-# One more reason for not being read, beside those of `evloop.net.stream`: what is owed is to leave first.
-PAUSED_BY_MOVE = 16
+# One more reason for not being read, beside those of `evloop.net.stream` and `evloop.net.tlsstream`: what is owed is to
+# leave first.
+PAUSED_BY_MOVE = 32
 
 
 class Moving:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import sys
 from ssl import SSLError, SSLObject, SSLWantReadError
 
-from evloop.errors import ConnectError, LimitError, TLSError
+from evloop.errors import RETRY, ConnectError, LimitError, TLSError
 from evloop.log import INFO, WARNING
 from evloop.net.buffers import NOTHING_MORE
 from evloop.net.connection import NOBODY
@@ -73,6 +73,11 @@ class TLSConnection(SealedConnection):
     def tls(self) -> TLSInfo | None:
         """What was agreed on; None before the handshake is done. Made anew each time: keep it."""
         return None if self._deadline is not None else TLSInfo(self._tls, server_name(self._tls))
+
+    @property
+    def in_handshake(self) -> bool:
+        """Whether it is still being made."""
+        return self._deadline is not None
 
     # ------------------------------------------------------------------ the handshake
 
@@ -184,6 +189,12 @@ class TLSConnection(SealedConnection):
     def _tls_failed(self, error: SSLError) -> None:
         failure = explain(error, of_server=self._tls.server_side)
         self._fail(failure, self._take() if self._outgoing.pending else b"")
+
+    def _io_failed(self, error: OSError) -> None:
+        is_probe = self._tls.server_side and not self.bytes_received
+        if self._deadline is not None and error.errno not in RETRY and not is_probe:
+            self._tally.failures["ended"] += 1
+        super()._io_failed(error)
 
     def _fail(self, failure: TLSError, alert: bytes = b"") -> None:
         """End it because of this; tell the peer, if it can be told."""

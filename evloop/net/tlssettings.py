@@ -258,7 +258,7 @@ class TLSClientSettings:
         Raises:
             ValueError: that can't be the name of a server.
         """
-        name = self.server_name or host
+        name = self.server_name or host.partition("%")[0]  # no certificate is for the scope of an address
         wrap = self._wrapper(name)
         try:
             wrap(ssl.MemoryBIO(), ssl.MemoryBIO())

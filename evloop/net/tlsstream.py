@@ -9,8 +9,8 @@ are one call of the protocol, and its reply is one record and one send.
 
 * **Reading.** After one receive, all that OpenSSL can open is read from it, so nothing waits where no poller sees it.
   How much is received next follows from the plaintext that came out: a peer that sends much and says nothing
-  (KeyUpdate, records of one byte) stays with small receives. A buffer of OpenSSL's keeps the size it once had, so the
-  most is a record.
+  (KeyUpdate, records of one byte) stays with small receives, but for the rest of a record that has begun. A buffer of
+  OpenSSL's keeps the size it once had, so the most is a record.
 * **Writing.** What is not sent at once waits in a `SealingQueue` and is sealed when its turn comes: many small writes
   become one record, and limits, water marks and time-outs see it as they see any queue.
 * **The end.** Each side says goodbye in TLS (close_notify) before the end of the stream. A stream that ends without may
@@ -53,7 +53,8 @@ PAUSED_BY_HANDSHAKE = 16
 
 # The most that is received at once: a record with all that it can have around it.
 MAX_RECV_BYTES = 5 + RECORD_BYTES + 256
-# The length of a record is in the last two bytes of its header.
+# How a record begins after the handshake; then comes its length, in two bytes.
+_BEGINS = b"\x17\x03\x03"
 _HEADER_BYTES = 5
 
 
@@ -69,8 +70,8 @@ class SealedConnection(Connection):
     __slots__ = (
         "_deadline",
         "_ended",
-        "_in_record",
         "_incoming",
+        "_missing",
         "_outgoing",
         "_put",
         "_read",
@@ -90,7 +91,7 @@ class SealedConnection(Connection):
         self._take = self._outgoing.read
         self._read: Callable[[int], bytes] = tls.read
         self._write: Callable[[bytes], int] = tls.write
-        self._in_record = False  # the beginning of a record has come, and its rest is missing
+        self._missing = 0  # after plaintext; else how much of a record may be missing, 1 at least
         self._receive_at_most(FIRST_RECV_BYTES)
         self._pause = PAUSED_BY_HANDSHAKE
         # While the handshake lasts.
@@ -198,26 +199,29 @@ class SealedConnection(Connection):
         recv_bytes = self._recv_bytes
         if len(data) < size // 8:
             recv_bytes = FIRST_RECV_BYTES
-        elif (size == recv_bytes or self._in_record) and len(data) >= recv_bytes // 4:
+        elif (size == recv_bytes or self._missing) and len(data) >= recv_bytes // 4:
             recv_bytes = larger_recv_bytes(recv_bytes)
-        if self._in_record or recv_bytes != self._recv_bytes:
-            self._in_record = False
+        if self._missing or recv_bytes != self._recv_bytes:
+            self._missing = 0
             self._receive_at_most(recv_bytes)
         self._deliver(data, ended)
 
     def _nothing_to_read(self, sealed: bytes) -> None:
         """What was received is a part of a record, or is not meant for the protocol."""
-        if not self._in_record:
-            self._in_record = True
-            missing = _HEADER_BYTES + int.from_bytes(sealed[3:_HEADER_BYTES], "big") - len(sealed)
-            self._receive_at_most(max(missing, FIRST_RECV_BYTES))
+        recv_bytes, missing = self._recv_bytes, self._missing
+        if not missing and sealed.startswith(_BEGINS):
+            recv_bytes = missing = _HEADER_BYTES + int.from_bytes(sealed[3:_HEADER_BYTES], "big")
+        elif not missing:  # its length came in an earlier receive
+            missing = recv_bytes + MAX_RECV_BYTES
+        self._missing = missing = max(missing - len(sealed), 1)
+        self._receive_at_most(max(min(recv_bytes, missing), FIRST_RECV_BYTES))
         self._push()
 
     def _receive_at_most(self, recv_bytes: int) -> None:
         self._recv_bytes = min(recv_bytes, MAX_RECV_BYTES)
         # A receive of fewer bytes than this needs no second look: it was not filled, it is no more than a piece, and it
         # does not go on with a record.
-        self._simple_below = 0 if self._in_record else min(self._recv_bytes, MAX_PIECE_BYTES + 1)
+        self._simple_below = 0 if self._missing else min(self._recv_bytes, MAX_PIECE_BYTES + 1)
 
     def _take_turn(self, data: bytes) -> None:
         super()._take_turn(data)
@@ -247,6 +251,10 @@ class SealedConnection(Connection):
             self._handle_eof()
 
     # ------------------------------------------------------------------ writing, off the hot path
+
+    def _enqueue_reply(self, callback: Callable[..., object], reply: bytes) -> None:
+        if not self._said_goodbye:  # else it is dropped, also while the goodbye itself waits to be sent
+            super()._enqueue_reply(callback, reply)
 
     def _queue_of(self, data: bytes) -> SealingQueue:
         self._unsent = queue = SealingQueue(self._write, self._take)

@@ -80,8 +80,9 @@ def open_unix_listener(endpoint: UnixEndpoint, backlog: int, access: UnixAccess)
         return _open_abstract(endpoint, backlog)
     group = _group_number(endpoint, access.group)
     locked = _lock_folder(endpoint.path)
-    sock = UnixListeningSocket(endpoint.path)
+    sock = None
     try:
+        sock = UnixListeningSocket(endpoint.path)
         try:
             sock.take_path()
         except OSError as error:
@@ -95,7 +96,8 @@ def open_unix_listener(endpoint: UnixEndpoint, backlog: int, access: UnixAccess)
         sock.listen(backlog)
         sock.setblocking(False)
     except BaseException as error:
-        sock.close()
+        if sock is not None:
+            sock.close()
         if isinstance(error, OSError):
             raise ListenError(_explain(error, endpoint, access)) from None
         raise
@@ -179,13 +181,15 @@ def _identity(path: str) -> tuple[int, int] | None:
 def _open_abstract(endpoint: UnixEndpoint, backlog: int) -> socket.socket:
     if sys.platform != "linux":
         raise ListenError(f"cannot listen on {endpoint}: only Linux has abstract names; give a path")
-    sock = ListeningSocket(socket.AF_UNIX)
+    sock = None
     try:
+        sock = ListeningSocket(socket.AF_UNIX)
         sock.bind(endpoint.address)
         sock.listen(backlog)
         sock.setblocking(False)
     except BaseException as error:
-        sock.close()
+        if sock is not None:
+            sock.close()
         if not isinstance(error, OSError):
             raise
         if error.errno == errno.EADDRINUSE:
@@ -261,9 +265,11 @@ def _explain(error: OSError, endpoint: UnixEndpoint, access: UnixAccess) -> str:
     if error.errno == errno.ENOENT:
         return f"{where}: there is no folder {folder!r}; make it first"
     if error.errno in (errno.EACCES, errno.EPERM):
-        if os.access(folder, os.W_OK | os.X_OK):
-            return f"{where}: no permission to give it the group {access.group}; join that group or choose another one"
-        return f"{where}: no permission to write in {folder!r}; choose another folder"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return f"{where}: no permission to write in {folder!r}; choose another folder"
+        if os.path.lexists(endpoint.path):  # not ours, which is removed by now
+            return f"{where}: no permission to replace what is at this path; choose another path"
+        return f"{where}: no permission to give it the group {access.group}; join that group or choose another one"
     return f"{where}: {error.strerror or error}"
 
 

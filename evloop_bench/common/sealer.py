@@ -40,17 +40,17 @@ class Sealer:
         info = size.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
         return hmac.digest(self._secret, info + b"\1", "sha384")[:size]
 
-    def seal(self, kind: int, data: bytes) -> bytes:
-        """One record."""
-        header = b"\x17\x03\x03" + (len(data) + 1 + 16).to_bytes(2, "big")
+    def seal(self, kind: int, data: bytes, padding: int = 0) -> bytes:
+        """One record, with so many bytes of padding."""
+        header = b"\x17\x03\x03" + (len(data) + 1 + padding + 16).to_bytes(2, "big")
         nonce = (self._iv ^ self._number).to_bytes(12, "big")
         self._number += 1
-        sealed: bytes = self._aead.encrypt(nonce, data + bytes([kind]), header)
+        sealed: bytes = self._aead.encrypt(nonce, data + bytes([kind]) + bytes(padding), header)
         return header + sealed
 
-    def update(self, *, ask: bool) -> bytes:
+    def update(self, *, ask: bool, padding: int = 0) -> bytes:
         """A KeyUpdate, which may ask for the peer's. What is sealed from now on is sealed with the next key."""
-        record = self.seal(HANDSHAKE, _KEY_UPDATE + bytes([ask]))
+        record = self.seal(HANDSHAKE, _KEY_UPDATE + bytes([ask]), padding)
         self._secret = self._expand(b"traffic upd", hashlib.sha384().digest_size)
         self._begin()
         return record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -15,6 +16,10 @@ from typing import Any
 
 import pytest
 
+from evloop import ListenError
+from evloop.net.endpoint import UnixEndpoint
+from evloop.server import unixsockets
+from evloop.server.unixsockets import UnixAccess, open_unix_listener
 from faults.places import ask, refused
 from paths import CLIENT, ROOT, SERVER
 from processes import Process
@@ -146,6 +151,39 @@ def test_53_path_that_cannot_be(tmp_path):
     done = subprocess.run([sys.executable, SERVER, "--listen", long], capture_output=True, text=True, timeout=10)
     assert done.returncode == 2
     assert "the path of a Unix socket can have 107 bytes" in done.stderr
+
+
+def test_53_path_that_may_not_be_removed(tmp_path, monkeypatch):
+    """In a folder such as /tmp a path that is left can only be removed by its owner."""
+    path = str(tmp_path / "cc")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+
+    def unlink(path: str) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with pytest.raises(ListenError) as caught:
+        open_unix_listener(UnixEndpoint(path), 10, UnixAccess())
+    assert str(caught.value) == (
+        f"cannot listen on unix:{path}: no permission to replace what is at this path; choose another path"
+    )
+    with pytest.raises(ListenError, match="no permission to replace"):
+        open_unix_listener(UnixEndpoint(path), 10, UnixAccess(group=os.getgid()))
+
+
+@pytest.mark.parametrize("name", ["cc", "@evloop-test-none"])
+def test_53_path_without_a_descriptor_for_it(tmp_path, monkeypatch, name):
+    """The lock of its folder had the last one. It is given back."""
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.chdir(tmp_path)
+    for kind in ("ListeningSocket", "UnixListeningSocket"):
+        monkeypatch.setattr(unixsockets, kind, full)
+    with pytest.raises(ListenError, match=f"^cannot listen on unix:{name}: Too many open files$"):
+        open_unix_listener(UnixEndpoint(name), 10, UnixAccess())
 
 
 def test_53_path_in_the_abstract_namespace(serve):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
@@ -16,6 +17,7 @@ from evloop import EventLoop, Server, TLSError, TLSServerSettings, TLSSettingsEr
 from evloop.net import tls as tls_module
 from evloop.net.tlsinfo import HANDSHAKE_TURN_S
 from evloop.net.tlsqueue import RECORD_BYTES
+from faults.faultysocket import FaultySocket
 from servers import Echo, Recorder, RunningServer, recorder, small_limits
 from tlsworld import RecordClient, connect_tls, hello, tally, world
 from waiting import DEADLINE_S, run_pass, run_until, wait_until
@@ -174,14 +176,52 @@ def test_83_truncated_end_is_an_error_and_no_end_of_stream(start_tls, reset):
     assert server.server.stats.failed == 1
 
 
-def test_83_truncated_handshake(start_tls):
+@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "reset"])
+def test_83_truncated_handshake(start_tls, reset):
     protocol = recorder()
     server = start_tls(protocol)
     with Client(server.address) as client:
         client.send(hello()[:50])
+        wait_until(lambda: server.connection().bytes_received == 50)
+        if reset:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     server.wait_empty()
     assert tally(server).failures == {"ended": 1}
     assert protocol.events == []
+
+
+def test_a_reply_is_dropped_while_our_goodbye_waits_to_be_sent(start_tls):
+    """As without TLS, after our end of the stream; it can't be sealed any more."""
+    sends: list[int] = []
+    released = threading.Event()
+
+    def plan(size: int) -> int:
+        sends.append(size)
+        return size if len(sends) == 1 or released.is_set() else -errno.EAGAIN
+
+    class Ends(EchoRecorder):
+        def on_data(self, data: bytes) -> bytes:
+            if not sends:
+                self.connection.write_eof()
+            return super().on_data(data)
+
+    protocol = recorder(Ends)
+    server = start_tls(protocol)
+    with RecordClient(server.address) as client:
+        client.shake_hands()
+        connection = server.connection()
+        wait_until(lambda: protocol.events == ["connect"])
+        server.call(setattr, connection, "_socket", FaultySocket(connection.socket, plan))
+        client.send(b"question")
+        wait_until(lambda: len(sends) > 1)
+        client.send(b"more")
+        wait_until(lambda: protocol.received() == b"questionmore")
+        server.passes(2)
+        released.set()
+        assert client.receive_rest() == b"question"
+        client.say_goodbye()
+        server.wait_empty()
+    assert protocol.events[-2:] == ["eof", "close"]
 
 
 # ---------------------------------------------------------------------- 87: errors

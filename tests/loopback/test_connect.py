@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from clients import Client
-from evloop import ConnectError, EventLoop, Protocol, Server
+from evloop import ConnectError, EventLoop, Limits, Protocol, Server
 from outgoing import closed_port, silent_listener
 from servers import Recorder, recorder, small_limits
 from waiting import run_pass, run_until
@@ -47,11 +47,13 @@ def test_connect_and_talk(loop, listener):
 
 def test_the_socket_has_its_options(loop, listener):
     protocol = recorder()()
-    loop.connect(protocol, *listener.getsockname())
+    loop.connect(protocol, *listener.getsockname(), limits=Limits(kernel_unsent_bytes=54321))
     run_until(loop, lambda: protocol.events)
     sock = protocol.connection.socket
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 54321
     close_connection(loop, protocol)
 
 

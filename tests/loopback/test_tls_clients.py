@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from evloop import Connection, EventLoop, Limits, Protocol, TLSClientSettings
+from evloop import Connection, EventLoop, Limits, Protocol, TLSClientSettings, TLSServerSettings
 from evloop.net.state import State
 from servers import Echo, Recorder, recorder
 from tlsworld import world
-from waiting import run_until
+from waiting import run_pass, run_until
 
 
 class EchoRecorder(Recorder):
@@ -71,6 +71,47 @@ def test_a_client_of_ours_that_closes_in_the_handshake_sends_what_it_wrote(start
     server.wait_empty()
     assert client_side.events == ["connect", "close"]
     assert server_side.received() == b"fire and forget"
+
+
+@pytest.mark.parametrize("give_up", ["cancel", "abort"])
+def test_an_attempt_can_be_given_up_in_the_handshake(loop, listener, give_up):
+    protocol = recorder()()
+    attempt = loop.connect(protocol, *listener.getsockname(), tls=TLSClientSettings(ca=world().ca))
+    run_until(loop, lambda: protocol.connection is not attempt)
+    peer, _ = listener.accept()
+    with peer:
+        getattr(attempt, give_up)()
+        run_pass(loop)
+        peer.settimeout(1)
+        while peer.recv(4096):
+            pass
+    assert loop.timers == 0
+    assert protocol.events == []
+
+
+def test_an_attempt_that_is_given_up_after_the_handshake_is_a_connection(start_tls, loop):
+    server = start_tls(Echo)
+    protocol = recorder()()
+    attempt = loop.connect(protocol, *server.address, tls=TLSClientSettings(ca=world().ca))
+    run_until(loop, lambda: protocol.events)
+    attempt.cancel()
+    protocol.connection.write(b"still here")
+    run_until(loop, lambda: protocol.received() == b"still here")
+    protocol.connection.abort()
+    run_pass(loop)
+
+
+def test_the_scope_of_an_address_is_no_part_of_the_servers_name(start_tls, loop):
+    server = start_tls(Echo, tls=TLSServerSettings([world().issue("six", "fe80::1")]))
+    protocol = recorder()()
+    sock = socket.create_connection(server.address)
+    sock.setblocking(False)
+    make = TLSClientSettings(ca=world().ca).factory("fe80::1%eth0")
+    make(loop, sock, "[fe80::1%eth0]:1", protocol, Limits()).open()
+    run_until(loop, lambda: protocol.events)
+    assert protocol.events == ["connect"]
+    protocol.connection.abort()
+    run_pass(loop)
 
 
 @pytest.mark.parametrize("end", ["close", "abort"])

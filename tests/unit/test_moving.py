@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from evloop import LineProtocol, Protocol
 from evloop.charcount.session import LineSession, RawSession, Replies
 from evloop.errors import CannotMoveError
+from evloop.net import moving, stream, tlsstream
 from evloop.net.moving import FORMAT, Moving
 from evloop.net.protocol import own_state
 from evloop.testing import MemoryStream
@@ -18,6 +19,17 @@ from evloop.testing import MemoryStream
 REPLIES = Replies(), Replies(end="")
 
 # ---------------------------------------------------------------------- sessions
+
+
+def test_each_reason_not_to_read_is_another_one():
+    reasons = {
+        name: value
+        for module in (stream, tlsstream, moving)
+        for name, value in vars(module).items()
+        if name.startswith("PAUSED_BY_")
+    }
+    assert len(reasons) == 6
+    assert sum(reasons.values()) == 0b111111
 
 
 @given(
