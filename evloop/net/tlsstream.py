@@ -200,7 +200,7 @@ class SealedConnection(Connection):
         if len(data) < size // 8:
             recv_bytes = FIRST_RECV_BYTES
         elif (size == recv_bytes or self._missing) and len(data) >= recv_bytes // 4:
-            recv_bytes = larger_recv_bytes(recv_bytes)
+            recv_bytes = larger_recv_bytes(max(recv_bytes, len(data)))
         if self._missing or recv_bytes != self._recv_bytes:
             self._missing = 0
             self._receive_at_most(recv_bytes)
