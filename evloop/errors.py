@@ -43,7 +43,8 @@ DISCONNECTED = frozenset(
     }
 )
 
-EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# The last one: too many descriptors are on their way to other processes.
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 
 # Linux passes errors that are already pending on the new connection to accept(2), whose manual page asks
 # to treat them like EAGAIN: the connection is gone before we saw it, the listener is fine.

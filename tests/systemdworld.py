@@ -51,6 +51,9 @@ exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=tests "$4" --system --u
     --log-target=null --show-status=no
 """
 
+# The file of settings, in there; it may be written, as `System.settings`.
+SETTINGS = "/mnt/tests/charcount.env"
+
 _UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--net", "--uts", "--ipc"]
 
 _TARGET = "[Unit]\nDescription=Nothing but what the tests start\nDefaultDependencies=no\n"
@@ -87,11 +90,16 @@ class System:
         folder: for its files, empty.
         units: the names and texts of its units. ``PROGRAM`` in them stands for what runs charcount-server, ``PYTHON``
             for this Python. The folder is ``/mnt/tests`` in there.
+
+    Attributes:
+        settings: the file of the service's settings, empty at first.
     """
 
     def __init__(self, folder: Path, units: dict[str, str]) -> None:
         self._folder = folder
         folder.chmod(0o755)  # services run as somebody else
+        self.settings = folder / Path(SETTINGS).name
+        self.settings.touch()
         program = f"{_PYTHON}/bin/python3 {_PROJECT}/bin/charcount-server"
         general = {"tests.target": _TARGET, "service.d/all.conf": _ALL_SERVICES, "socket.d/all.conf": _ALL_UNITS}
         for name, text in {**general, **units}.items():
@@ -204,7 +212,8 @@ def _remove_cgroups(path: Path) -> None:
 
 def unit(name: str, changes: Sequence[tuple[str, str]] = ()) -> str:
     """One of the project's units, to be run in there."""
-    text = (ROOT / "deploy" / "systemd" / name).read_text().replace("/usr/local/bin/charcount-server", "PROGRAM")
+    text = (ROOT / "deploy" / "systemd" / name).read_text()
+    text = text.replace("/usr/local/bin/charcount-server", "PROGRAM").replace("/etc/charcount.env", SETTINGS)
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)

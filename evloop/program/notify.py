@@ -7,7 +7,8 @@ With ``WATCHDOG_USEC`` it also wants a sign of life every so many microseconds, 
 it again. The sign is given by a timer of the loop that serves: a loop that is stuck gives none.
 
 Nothing here waits. What the manager has no room for is lost if there will be more like it; what it must know is sent
-again until it goes through.
+again until it goes through. Only the end of all waits for that, for a moment: a manager that has not been told of
+another main process takes this one's end for the service's.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _WATCHDOG_FRACTION = 3
 STATUS_S = 5.0
 # When the manager has no room for what it must know.
 _AGAIN_S = 0.1
+# At the end it is tried for so long, and so often.
+_AT_THE_END_S, _AT_THE_END_AGAIN_S = 1.0, 0.01
 
 
 def notification(**variables: object) -> bytes:
@@ -145,6 +148,14 @@ class Notifier:
         self._stop_telling()
         if self._again is not None:
             self._again.cancel()
+        give_up_at = time.monotonic() + _AT_THE_END_S
+        while self._unsent:
+            if self._send(self._unsent[0]):
+                del self._unsent[0]
+            elif time.monotonic() < give_up_at:
+                time.sleep(_AT_THE_END_AGAIN_S)
+            else:
+                self._unsent.clear()
         self._socket.close()
 
     def _live(self, is_well: bool) -> None:

@@ -14,7 +14,7 @@ from evloop.limits import Limits
 from evloop.log import ERROR, INFO, NOTICE, Logger, load, say
 from evloop.net.protocol import Protocol
 from evloop.program.statustext import status_text
-from evloop.program.terminal import has_terminal
+from evloop.program.terminal import has_terminal, working_folder
 from evloop.ratelimit import LOADING_DELAY_S
 from evloop.server.opening import endpoint_to_listen_on
 from evloop.server.server import Server
@@ -127,7 +127,7 @@ def serve(
                 say(str(error))
                 raise SystemExit(EXIT_CANNOT_LISTEN) from None
             if worker is None:
-                prepare(loop, *servers, on_reload=[] if tls is None else [tls.reload_and_log])
+                prepare(loop, *servers, on_reload=[] if tls is None else [tls.reload_and_log], upgrades=True)
             if heritage is not None:
                 heritage.take_over(*servers)
             if tls is not None:
@@ -238,20 +238,27 @@ def _listen(
         raise ListenError(str(error)) from None
 
 
-def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], object]] = ()) -> None:
+def prepare(
+    loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], object]] = (), upgrades: bool = False
+) -> None:
     """Make a program of servers: signals, and an orderly stop. To be called in the main thread, before the loop runs.
 
     SIGTERM or SIGINT: drain all servers, then stop the loop; on a second one abort at once. `Server.aborted` tells
     afterwards which it was. SIGHUP: call all of ``on_reload``; but if the process had a controlling terminal, and it is
-    gone, drain and stop. Stays ignored under nohup. SIGUSR1: write their status to the log. SIGUSR2: start the program
-    again, hand sockets and connections over to it when it serves, and end (`evloop.program.workers.upgrade`). A service
-    manager that wants to know is told when it serves, and the like (`evloop.program.notify`). Logging is loaded soon
-    after the start (see `evloop.log`).
+    gone, drain and stop. Stays ignored under nohup. SIGUSR1: write their status to the log. A service manager that
+    wants to know is told when it serves, and the like (`evloop.program.notify`). Logging is loaded soon after the start
+    (see `evloop.log`).
+
+    Args:
+        upgrades: the program finds out at its start whether it follows another process, and takes over from that, as
+            `serve` does. Then SIGUSR2 starts it again, hands sockets and connections over to it when it serves, and
+            ends this process (`evloop.program.workers.upgrade`).
 
     Raises:
         RuntimeError: not in the main thread.
     """
     had_terminal = hasattr(signal, "SIGHUP") and has_terminal()
+    folder = working_folder() if upgrades else "."
     running = set(servers)
     stopping = told_to_stop = False
     upgrading: Upgrade | None = None
@@ -318,6 +325,9 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
 
     def upgrade() -> None:
         nonlocal upgrading
+        if not upgrades:
+            _log.log(NOTICE, "SIGUSR2: this program cannot take over from itself; SIGTERM stops it")
+            return
         if stopping or upgrading is not None:
             return
         try:
@@ -326,9 +336,9 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
             _log.log(ERROR, "not upgraded: %s: %s; this one goes on", type(error).__name__, error)
             return
         if notifier is None:
-            upgrading = Upgrade(loop, servers, lambda pid: None, upgraded)
+            upgrading = Upgrade(loop, servers, folder, lambda pid: None, upgraded)
         else:
-            upgrading = Upgrade(loop, servers, notifier.main_pid, upgraded, notifier.environment())
+            upgrading = Upgrade(loop, servers, folder, notifier.main_pid, upgraded, notifier.environment())
         upgrading.begin()
 
     def keep_for_upgrade() -> None:
@@ -365,5 +375,7 @@ def prepare(loop: Loop, *servers: Server, on_reload: Sequence[Callable[[], objec
     if hasattr(signal, "SIGUSR1"):
         loop.add_signal_handler(signal.SIGUSR1, report)
     if hasattr(signal, "SIGUSR2"):
-        loop.add_signal_handler(signal.SIGUSR2, upgrade)
-        loop.call_later(LOADING_DELAY_S, keep_for_upgrade)
+        if upgrades or signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:  # which would end it
+            loop.add_signal_handler(signal.SIGUSR2, upgrade)
+        if upgrades:
+            loop.call_later(LOADING_DELAY_S, keep_for_upgrade)

@@ -252,6 +252,49 @@ def test_105_upgrade_replaces_the_supervisor_and_a_broken_one_changes_nothing(tm
             wait_until(lambda: not alive(pid), "the new one has ended")
 
 
+# Once there is a file beside it, a worker is held up as soon as it serves.
+HELD_UP = """
+import os, time
+from evloop import LineProtocol, serve
+
+class Answering(LineProtocol):
+    def on_line(self, line):
+        return line + b"\\n"
+
+def hold_up(loop, server):
+    if os.path.exists(__file__ + ".held-up"):
+        loop.call_later(0, time.sleep, 1)
+
+if __name__ == "__main__":
+    serve(Answering, "127.0.0.1:0", workers=2, on_start=hold_up)
+"""
+
+
+@pytest.mark.slow
+def test_105_connections_wait_with_their_worker_while_the_next_one_is_held_up(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(HELD_UP)
+    with Service(2, program=str(program)) as service:
+        clients = [service.connect() for _ in range(900)]
+        for client in clients:
+            assert client.ask(b"a\n", 2) == b"a\n"
+        (tmp_path / "program.py.held-up").touch()
+        seen = [service.descriptors()]
+        service.signal(signal.SIGHUP)
+
+        def reloaded() -> bool:
+            seen.append(service.descriptors())
+            return "reloaded: 2 workers" in service.log
+
+        wait_until(reloaded, "reloaded")
+        assert max(seen) - seen[0] < 120  # and not all those that the kernel had no room for
+        for client in clients:
+            assert client.ask(b"b\n", 2) == b"b\n"
+            client.close()
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
+
+
 @pytest.mark.slow
 def test_105_certificates_are_looked_at_before_anybody_is_replaced(tmp_path):
     world = pytest.importorskip("tlsworld").world()

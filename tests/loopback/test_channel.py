@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from evloop import EventLoop
 from evloop.program.workers.channel import Channel, MessageReader, channel_pair
+from evloop.program.workers.messages import Message
+from paths import ROOT
 from waiting import run_pass, run_until
 
 
@@ -140,6 +145,123 @@ def test_without_a_free_descriptor_nothing_is_lost(loop, ends):
     assert len(there.heard[0].descriptors) == 1
     os.close(reader)
     os.close(writer)
+
+
+# As a user who may not have more descriptors on their way than a process may have open.
+MANY = """
+import os, resource
+from evloop import EventLoop
+from evloop.program.workers.channel import Channel, channel_pair
+
+def take(message):
+    assert len(message.descriptors) == 1
+    os.close(message.descriptors[0])
+    heard.append(message.fields["number"])
+    if len(heard) == 60:
+        loop.stop()
+
+heard = []
+with EventLoop() as loop:
+    ours, theirs = channel_pair()
+    if os.getuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    here = Channel(loop, ours, print, lambda: print("the end"))
+    for number in range(60):
+        here.send("one", descriptors=[0], number=number)
+    print("some wait:", here.unsent_bytes > 0)
+    loop.call_later(0.05, loop.stop)
+    loop.run()
+    print("it spins:", loop.passes > 50)
+    there = Channel(loop, theirs, take, print)
+    loop.call_later(5, loop.stop)
+    loop.run()
+    print(heard == list(range(60)), here.unsent_bytes)
+    here.close()
+    there.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other limits")
+def test_more_descriptors_than_may_be_on_their_way_at_once_arrive_all():
+    program = [sys.executable, "-c", MANY]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    assert (done.stdout, done.stderr) == ("some wait: True\nit spins: False\nTrue 0\n", "")
+
+
+@pytest.mark.parametrize("number", [errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM])
+def test_what_the_kernel_has_no_means_for_now_is_sent_later(loop, ends, monkeypatch, number):
+    here, there = ends
+
+    def refuse(*_arguments: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket, "send_fds", refuse)
+    here.channel.send("first", descriptors=[0])
+    here.channel.send("second")
+    run_pass(loop)
+    run_pass(loop)
+    assert there.heard == []
+    monkeypatch.undo()
+    run_until(loop, lambda: len(there.heard) == 2)
+    assert [(message.kind, len(message.descriptors)) for message in there.heard] == [("first", 1), ("second", 0)]
+
+
+def test_who_forwards_needs_no_descriptor_more_and_has_few(loop, ends):
+    source, middle = ends
+    to_heir, heirs = channel_pair()
+    between = Channel(loop, to_heir, print, lambda: None)
+    most = 0
+
+    def forward(message):
+        nonlocal most
+        between.forward(message)
+        assert message.descriptors == []
+        middle.channel.rest_while(lambda: between.behind)
+        most = max(most, len(between._unsent))
+
+    middle.channel._on_message = forward
+    for number in range(600):
+        source.channel.send("moved", bytes(1000), [0], number=number)
+    idle = loop.passes
+    run_until(loop, lambda: middle.channel.rests and loop.passes > idle + 50)
+    assert 0 < most < 50
+    assert source.channel.unsent_bytes > 0
+    heir = End(loop, heirs)
+    run_until(loop, lambda: len(heir.heard) == 600)
+    assert [message.fields["number"] for message in heir.heard] == list(range(600))
+    assert most < 50
+    for message in heir.heard:
+        (descriptor,) = message.descriptors
+        os.close(descriptor)
+    between.close()
+    heir.channel.close()
+
+
+def test_what_waits_to_be_forwarded_is_no_duplicate(loop, ends, monkeypatch):
+    here, there = ends
+    here.channel.send("long", bytes(1_000_000))
+    reader, writer = os.pipe()
+    message = Message("moved", {}, b"", [reader])
+    monkeypatch.setattr(os, "dup", None)  # there is none left
+    here.channel.forward(message)
+    monkeypatch.undo()
+    run_until(loop, lambda: len(there.heard) == 2)
+    assert len(there.heard[1].descriptors) == 1
+    os.close(writer)
+
+
+def test_who_rests_hears_the_last_words_though(loop, ends):
+    here, there = ends
+    there.channel.rest_while(lambda: True)
+    for number in range(10):
+        here.channel.send("n", number=number)
+    run_pass(loop)
+    assert there.heard == []
+    assert there.channel.rests
+    there.channel.receive_all()
+    assert len(there.heard) == 10
 
 
 def test_rubbish_ends_it_and_is_logged(loop, logged):

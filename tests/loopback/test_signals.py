@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from evloop import EventLoop
+from evloop import EventLoop, Limits, Protocol, Server
+from evloop.program.serve import prepare
 from interpreters import refuses_sigkill
 from waiting import DEADLINE_S, run_pass, run_until, wait_until
 
@@ -141,3 +142,29 @@ def test_not_outside_of_the_main_thread(loop_thread):
 def test_a_signal_that_cannot_be_handled(loop, signum):
     with pytest.raises((OSError, ValueError)):
         loop.add_signal_handler(signum, print)
+
+
+def test_a_program_that_could_not_take_over_from_itself_is_not_started_again(loop, monkeypatch, logged):
+    monkeypatch.setattr("subprocess.Popen", None)
+    server = Server(loop, Protocol, Limits(max_connections=10))
+    server.listen("127.0.0.1:0")
+    prepare(loop, server)
+    os.kill(os.getpid(), signal.SIGUSR2)
+    run_pass(loop)
+    logged.expect("SIGUSR2: this program cannot take over from itself")
+    server.abort()
+    run_pass(loop)
+
+
+def test_a_program_that_has_a_use_for_sigusr2_itself_keeps_it(loop, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", None)
+    seen = []
+    loop.add_signal_handler(signal.SIGUSR2, seen.append, 1)
+    server = Server(loop, Protocol, Limits(max_connections=10))
+    server.listen("127.0.0.1:0")
+    prepare(loop, server)
+    os.kill(os.getpid(), signal.SIGUSR2)
+    run_pass(loop)
+    assert seen == [1]
+    server.abort()
+    run_pass(loop)

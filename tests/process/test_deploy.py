@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from paths import ROOT, SERVER
+from processes import Process
 
 FOLDER = ROOT / "deploy" / "systemd"
 UNITS = ("charcount.service", "charcount.socket")
@@ -65,6 +67,24 @@ def test_the_part_for_a_newer_systemd_is_understood_from_253_on(tmp_path: Path) 
     else:
         (line,) = found
         assert "Failed to parse service type, ignoring: notify-reload" in line
+
+
+def test_the_service_reads_its_settings_again_at_a_reload(tmp_path: Path) -> None:
+    text = (FOLDER / "charcount.service").read_text()
+    (command,) = re.findall(r"^ExecStart=/usr/local/bin/charcount-server(.*)$", text, re.MULTILINE)
+    assert re.search(r"^ExecReload=/bin/kill -HUP \$MAINPID$", text, re.MULTILINE)
+    assert "\nEnvironmentFile=" not in text  # it would win over the file for ever
+    settings = tmp_path / "charcount.env"
+    settings.write_text("CHARCOUNT_PORT=0\n")
+    arguments = command.replace("/etc/charcount.env", str(settings)).split()
+    server = Process(["-W", "error", SERVER, *arguments])
+    try:
+        server.wait_for_log("listening on")
+        settings.write_text("CHARCOUNT_PORT=0\nCHARCOUNT_MAX_CONNECTIONS=99\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("reloaded: --max-connections\n")
+    finally:
+        server.close()
 
 
 def test_the_service_is_well_shut_in() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from systemdworld import System, unit, why_not
+from systemdworld import SETTINGS, System, unit, why_not
 from waiting import wait_until
 
 pytestmark = [
@@ -55,8 +55,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         "blocks.service": unit(
             SERVICE,
             [
-                ("ExecStartPre=PROGRAM --check-config\n", ""),
-                ("ExecStart=PROGRAM", "ExecStart=PYTHON /mnt/tests/blocks.py\nEnvironment=PYTHONPATH=/mnt/evloop"),
+                (f"ExecStartPre=PROGRAM --config {SETTINGS} --check-config\n", ""),
+                (
+                    f"ExecStart=PROGRAM --config {SETTINGS}",
+                    "ExecStart=PYTHON /mnt/tests/blocks.py\nEnvironment=PYTHONPATH=/mnt/evloop",
+                ),
                 ("WatchdogSec=30", "WatchdogSec=1\nRestartSec=0"),
             ],
         ),
@@ -92,11 +95,12 @@ def test_it_is_started_when_it_serves(world: System) -> None:
     assert world.show(SERVICE, "ActiveState", "Result", "ExecMainStatus") == ["inactive", "success", "0"]
 
 
-def test_a_reload_is_over_when_it_says_so(world: System) -> None:
+def test_a_reload_reads_the_settings_again_and_is_over_when_it_says_so(world: System) -> None:
     world.systemctl("start", SERVICE)
-    before = world.log.count("there is nothing to reload")
+    world.settings.write_text("CHARCOUNT_MAX_CONNECTIONS=99\n")
     world.systemctl("reload", SERVICE)
-    wait_until(lambda: world.log.count("there is nothing to reload") > before, "it has reloaded")
+    world.wait_for_log("reloaded: --max-connections\n")
+    world.settings.write_text("")
     wait_until(lambda: world.show(SERVICE, "ActiveState") == ["active"], "active again")
     world.systemctl("stop", SERVICE)
 

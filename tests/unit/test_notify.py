@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,6 +172,31 @@ def test_a_manager_that_has_no_room_is_told_later_what_it_must_know(
     loop.advance(0.2)
     first, second, third = manager.told()
     assert (first, second.split("\n")[0], third) == ("READY=1\nSTATUS=status", "RELOADING=1", "READY=1")
+
+
+def test_a_manager_that_has_no_room_at_the_end_is_waited_for_a_moment(
+    loop: MemoryLoop, manager: Manager, notify: Notifier, monkeypatch: pytest.MonkeyPatch
+):
+    notify._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    while notify._send(b"filler" * 100):
+        pass
+    notify.main_pid(77)
+    slow = threading.Timer(0.05, manager.told)
+    slow.start()
+    notify.close()  # or this one's end would be taken for the service's
+    slow.join()
+    manager.told()
+    assert manager.heard[-1] == "MAINPID=77\nREADY=1"
+    # Not for ever.
+    monkeypatch.setattr("evloop.program.notify._AT_THE_END_S", 0.02)
+    other = from_environment(loop, {"NOTIFY_SOCKET": manager.text})
+    assert other is not None
+    other._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    while other._send(b"filler" * 100):
+        pass
+    other.main_pid(77)
+    other.close()
+    assert set(manager.told()) == {"filler" * 100}
 
 
 def test_a_manager_that_is_gone_costs_a_line_in_the_log(loop: MemoryLoop, manager: Manager, notify: Notifier, logged):

@@ -36,7 +36,8 @@ def test_a_socket_of_somebody_else_makes_no_worker(pair):
 
 
 def test_without_its_channel_it_is_no_worker(tmp_path):
-    assert take_role({ROLE_VARIABLE: Role(WORKER, 999_999).as_text(os.getpid())}) is None
+    for number in (999_999, -1, 1 << 80):
+        assert take_role({ROLE_VARIABLE: Role(WORKER, number).as_text(os.getpid())}) is None
     with open(tmp_path / "file", "w") as file:
         assert take_role({ROLE_VARIABLE: Role(WORKER, file.fileno()).as_text(os.getpid())}) is None
 

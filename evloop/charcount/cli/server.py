@@ -236,7 +236,7 @@ def serve(
                 worker.prepare(server)
                 addresses = []  # the supervisor tells them
             else:
-                prepare(loop, server, on_reload=reloads(server, tls, argv, args))
+                prepare(loop, server, on_reload=reloads(server, tls, argv, args), upgrades=True)
             if heritage is not None:
                 heritage.take_over(server)
             if tls is not None:

@@ -1,10 +1,11 @@
 """Connections on their way from the supervisor to a worker.
 
-Theory of operation ------------------- Each worker has a pair of datagram sockets of its own for them: a datagram is a
-connection's descriptor, and the number of the place that it came to. The supervisor keeps both ends. So it can take
-back what the worker has not read: when the worker is held up, or has died, these connections go to another one. A
-datagram is read as a whole, by one of the two and never by both; so there is nothing to agree upon, and passing costs
-one system call on each side.
+Theory of operation
+-------------------
+Each worker has a pair of datagram sockets of its own for them: a datagram is a connection's descriptor, and the number
+of the place that it came to. The supervisor keeps both ends. So it can take back what the worker has not read: when the
+worker is held up, or has died, these connections go to another one. A datagram is read as a whole, by one of the two
+and never by both; so there is nothing to agree upon, and passing costs one system call on each side.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _comes_from(control: int, parent: int) -> bool:
     """Whether this is a Unix socket that process ``parent`` has made, as far as the system tells."""
     try:
         sock = socket.socket(fileno=control)
-    except (OSError, OverflowError):
+    except (OSError, OverflowError, ValueError):
         return False
     try:
         if sock.family != socket.AF_UNIX:

@@ -15,7 +15,7 @@ from evloop.errors import ListenError
 from evloop.limits import Limits
 from evloop.log import load
 from evloop.net.endpoint import Endpoint, FdEndpoint
-from evloop.program.terminal import has_terminal
+from evloop.program.terminal import has_terminal, working_folder
 from evloop.program.workers.cores import usable_cores
 from evloop.program.workers.role import WORKER, Role, take_role
 from evloop.program.workers.slotsockets import Place, close_all, open_places
@@ -93,9 +93,12 @@ def supervise(
     try:
         command = command_of_this_program()
         predecessor = None if role is None else Predecessor(role)
-        for endpoint, note in where.items():
-            given = () if predecessor is None else predecessor.sockets_of(endpoint)
-            places += open_places(endpoint, workers, limits.backlog, access, given, note=note, tls=tls)
+        try:
+            for endpoint, note in where.items():
+                given = () if predecessor is None else predecessor.sockets_of(endpoint)
+                places += open_places(endpoint, workers, limits.backlog, access, given, note=note, tls=tls)
+        except OSError as error:
+            raise ListenError(f"cannot open a listening socket for each worker: {error.strerror or error}") from None
         numbers = {one.number: name for one, name in (inherited or {}).items() if isinstance(one, FdEndpoint)}
         by_address = limits.max_connections if limits.max_connections_per_address is not None else 0
         counts = CountsMemory.create(_ROWS_PER_WORKER * workers + _ROWS_TO_SPARE, by_address)
@@ -104,7 +107,7 @@ def supervise(
                 from evloop.program.notify import from_environment  # here, as most are started by nobody who asks
 
                 notifier = from_environment(loop)
-            children = Children(loop, command)
+            children = Children(loop, command, working_folder())
             supervisor = Supervisor(
                 loop, children, places, workers, limits, on_listening, numbers, predecessor, counts, notifier
             )
@@ -114,7 +117,7 @@ def supervise(
     except CannotStartAgainError as error:
         raise ListenError(f"cannot start workers: {error}") from None
     except OSError as error:
-        raise ListenError(f"cannot open a listening socket for each worker: {error.strerror or error}") from None
+        raise ListenError(f"cannot look after workers: {error.strerror or error}") from None
     finally:
         close_all(places)
         if counts is not None:

@@ -42,14 +42,18 @@ class Children:
     """Processes that were started from here. One for a loop.
 
     Where the system has no descriptors for processes (pidfd), their end is noticed by SIGCHLD.
+
+    Args:
+        command: what starts one.
+        folder: where it is started; see `evloop.program.terminal.working_folder`.
     """
 
-    def __init__(self, loop: Loop, command: Sequence[str]) -> None:
+    def __init__(self, loop: Loop, command: Sequence[str], folder: str) -> None:
         self._loop = loop
         self._command = command
-        self._folder = os.getcwd()
+        self._folder = folder
         self._by_signal: dict[int, Child] | None = None
-        if not hasattr(os, "pidfd_open"):
+        if not _has_pidfds():
             self._by_signal = {}
             loop.add_signal_handler(signal.SIGCHLD, self._look_at_all)
 
@@ -79,7 +83,11 @@ class Children:
         )
         child = Child(self._loop, process, on_end)
         if self._by_signal is None:
-            child.watch()
+            try:
+                child.watch()
+            except BaseException:
+                child.discard()
+                raise
         else:
             self._by_signal[process.pid] = child
             self._loop.call_soon(self._look_at_all)  # its end may have been faster than this
@@ -90,6 +98,15 @@ class Children:
         for pid, child in list(self._by_signal.items()):
             if child.look():
                 del self._by_signal[pid]
+
+
+def _has_pidfds() -> bool:
+    """Whether there are descriptors for processes. Python may know them, and the kernel not, or not allow them."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 class Child:
@@ -142,6 +159,12 @@ class Child:
             self._loop.poller.watch(self._descriptor, 0, self._handle_readable)
             os.close(self._descriptor)
         self._process.returncode = 0  # or it warns that nobody has waited for it
+
+    def discard(self) -> None:
+        """End it now, and tell nobody."""
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+        self.let_go()
 
     def signal(self, signum: int) -> None:
         """Send it a signal, unless it has ended."""

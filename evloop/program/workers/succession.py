@@ -1,9 +1,11 @@
 """An upgrade: a new service, from the program that is on disk now, takes over from this one.
 
-Theory of operation ------------------- The old one starts the program again and gives it all its listening sockets. The
-new one opens nothing that it was given, starts its own workers, and says when they serve: until then nothing has
-happened, and if it ends, nothing will. From then on both have the sockets; the old one closes its own copies, and its
-workers pass the connections on, or drain. When the last of them is gone, so is the old one.
+Theory of operation
+-------------------
+The old one starts the program again and gives it all its listening sockets. The new one opens nothing that it was
+given, starts its own workers, and says when they serve: until then nothing has happened, and if it ends, nothing will.
+From then on both have the sockets; the old one closes its own copies, and its workers pass the connections on, or
+drain. When the last of them is gone, so is the old one.
 
 What both say to each other are the messages between a supervisor and a worker, so each end may also be a service of one
 process (`evloop.program.workers.worker`).
@@ -15,6 +17,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 from evloop.core.loop import Loop
 from evloop.errors import ListenError
@@ -29,6 +32,8 @@ from evloop.server.unixsockets import UnixListeningSocket
 TYPE_CHECKING = False  # importing typing for it would slow down every start
 if TYPE_CHECKING:
     from typing import Protocol
+
+    from evloop.program.workers.workerprocess import Heir
 
     class Held(Protocol):
         """Where a service listens, and with what: an `evloop.program.workers.slotsockets.Place`, say."""
@@ -77,24 +82,24 @@ class Successor:
         self._ready = self._cancelled = False
         self._on_ready = on_ready
         self._on_failed = on_failed
-        ours, theirs = channel_pair()
-        try:
-            with theirs:
-                role = Role(SUCCESSOR, theirs.fileno(), inherited=inherited)
-                self._child = children.start(role, [theirs.fileno()], self._ended, environment)
-        except BaseException:
-            ours.close()
-            raise
-        self.pid = self._child.pid
-        self._timer = loop.call_later(timeout_s, self._too_late) if timeout_s is not None else None
-        self._channel = Channel(loop, ours, self._heard, lambda: None)
         # More than the kernel passes at once are opened again there.
         given = [(place, sock) for place in places for sock in place.sockets][:MAX_DESCRIPTORS]
-        self._channel.send(
-            "serve",
-            descriptors=[sock.fileno() for _, sock in given],
-            places=[{"endpoint": str(place.endpoint), "passed": place.passed} for place, _ in given],
-        )
+        ours, theirs = channel_pair()
+        with theirs, ExitStack() as undo:
+            undo.callback(ours.close)
+            self._channel = Channel(loop, ours, self._heard, lambda: None)
+            undo.callback(self._channel.close)
+            # It waits there, and what could fail has not when the process starts.
+            self._channel.send(
+                "serve",
+                descriptors=[sock.fileno() for _, sock in given],
+                places=[{"endpoint": str(place.endpoint), "passed": place.passed} for place, _ in given],
+            )
+            role = Role(SUCCESSOR, theirs.fileno(), inherited=inherited)
+            self._child = children.start(role, [theirs.fileno()], self._ended, environment)
+            undo.pop_all()
+        self.pid = self._child.pid
+        self._timer = loop.call_later(timeout_s, self._too_late) if timeout_s is not None else None
 
     def forward(self, message: Message) -> None:
         """Give it what a worker has said, with its descriptors, which are closed here."""
@@ -107,6 +112,11 @@ class Successor:
     def is_full(self) -> bool:
         """Whether there is something that it was sent and has not taken yet."""
         return self._channel.unsent_bytes > 0
+
+    @property
+    def behind(self) -> bool:
+        """As `Channel.behind`."""
+        return self._channel.behind
 
     def let_go(self) -> None:
         """It has all that it is to have, and this process is about to end."""
@@ -184,6 +194,11 @@ class Predecessor:
         for _, sock in self._given:  # where this one does not listen any more
             sock.close()
         self._channel = Channel(loop, self._socket, on_message, self.close)
+
+    def rest_while_behind(self, heir: Heir) -> None:
+        """Hear no more of it until the heir has taken what it has passed on so far."""
+        if self._channel is not None:
+            self._channel.rest_while(lambda: heir.behind)
 
     def say_ready(self, speaks: str) -> None:
         """It may go now."""

@@ -134,6 +134,7 @@ class Supervisor(Crew):
                 heir = self.next_worker()
             if heir is not None:
                 heir.forward(message)
+                worker.rest_while_behind(heir)
                 return
         elif message.kind == "status" and self._status_round is not None:
             self._status_round.answered(worker, message)
@@ -144,6 +145,8 @@ class Supervisor(Crew):
         worker = self.next_worker()
         if message.kind == "moved" and worker is not None:
             worker.forward(message)
+            if self._predecessor is not None:
+                self._predecessor.rest_while_behind(worker)
         for descriptor in message.descriptors:
             os.close(descriptor)
 

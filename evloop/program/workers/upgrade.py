@@ -43,6 +43,7 @@ class Upgrade:
 
     Args:
         servers: what it is made of.
+        folder: where the new one is started.
         on_ready: called with the new one's pid when that serves.
         on_over: called when this process need only drain, and end; by its own word, if the new one has failed.
         environment: variables for the new one, beside those of this process.
@@ -55,6 +56,7 @@ class Upgrade:
         self,
         loop: Loop,
         servers: Sequence[Server],
+        folder: str,
         on_ready: Callable[[int], object],
         on_over: Callable[[bool], object],
         environment: Mapping[str, str] | None = None,
@@ -64,6 +66,7 @@ class Upgrade:
         self._servers = servers
         self._on_ready = on_ready
         self._on_over = on_over
+        self._folder = folder
         self._environment = environment
         self._successor: Successor | None = None
 
@@ -80,7 +83,7 @@ class Upgrade:
         timeouts = [server.limits.worker_boot_timeout_s for server in self._servers]
         timeout_s = max((one for one in timeouts if one is not None), default=None)
         try:
-            children = Children(self._loop, command_of_this_program())
+            children = Children(self._loop, command_of_this_program(), self._folder)
             self._successor = Successor(
                 self._loop,
                 children,

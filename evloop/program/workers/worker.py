@@ -92,15 +92,19 @@ class Worker:
             control.close()
             raise ListenError("the supervisor is gone")
         places = told.fields["places"]
-        sockets = adopt_sockets(told.descriptors[: len(places)])
-        if len(sockets) < len(places):
+        row = told.fields.get("row")
+        # One for each place, the counts if they are shared, and its end of what connections are passed through.
+        if len(told.descriptors) < len(places) + (row is not None) + 1:
+            control.close()
+            for descriptor in told.descriptors:
+                os.close(descriptor)
             raise ListenError("no descriptors are left to get the listening sockets; raise the limit (ulimit -n)")
+        sockets = adopt_sockets(told.descriptors[: len(places)])
         self._places = [
             _GivenPlace(place["endpoint"], place["passed"], sock) for place, sock in zip(places, sockets, strict=True)
         ]
         self.counts: SharedCounts | None = None
-        row = told.fields.get("row")
-        if row is not None and len(told.descriptors) > len(places):
+        if row is not None:
             try:
                 self.counts = SharedCounts.of(CountsMemory(told.descriptors[len(places)]), row)
             except OSError as error:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from evloop.core.loop import Loop
 from evloop.core.timers import Timer
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
         gone: bool
 
         def forward(self, message: Message) -> None: ...
+        @property
+        def behind(self) -> bool: ...
 
 
 _log = Logger("evloop.supervisor")
@@ -101,36 +104,39 @@ class WorkerProcess:
         self._killing: Timer | None = None
         self._counts = counts
         self._row: int | None = None
-        ours, theirs = channel_pair()
-        self._life = LifeLine()
-        self._passing = Passing()
-        try:
-            role = Role(WORKER, theirs.fileno(), self._life.worker_end, self.name, inherited)
-            self._child: Child = children.start(role, [theirs.fileno(), self._life.worker_end], self._ended)
-        except BaseException:
-            theirs.close()
-            ours.close()
-            self._life.close()
-            self._passing.close()
-            raise
-        self._life.tie(self._child.pid)
-        self._channel = Channel(loop, ours, self._heard, lambda: None)
-        # Kept, so that what the worker was sent and had not read when it died is not lost with it.
-        self._its_end = theirs
-        descriptors = [place.socket_of(slot).fileno() for place in places]
-        if counts is not None:
-            self._row = counts.take_row()
-        if counts is not None and self._row is not None:
-            descriptors.append(counts.descriptor)
-        descriptors.append(self._passing.worker_end)
-        self._channel.send(
-            "serve",
-            descriptors=descriptors,
-            slot=slot,
-            name=self.name,
-            row=self._row,
-            places=[{"endpoint": str(place.endpoint), "passed": place.passed} for place in places],
-        )
+        with ExitStack() as undo:  # if anything fails, nothing of it is left
+            # Its end is kept, so that what the worker was sent and had not read when it died is not lost with it.
+            ours, self._its_end = channel_pair()
+            undo.callback(ours.close)
+            undo.callback(self._its_end.close)
+            self._channel = Channel(loop, ours, self._heard, lambda: None)
+            undo.callback(self._channel.close)
+            self._life = LifeLine()
+            undo.callback(self._life.close)
+            self._passing = Passing()
+            undo.callback(self._passing.close)
+            descriptors = [place.socket_of(slot).fileno() for place in places]
+            if counts is not None:
+                self._row = counts.take_row()
+            if counts is not None and self._row is not None:
+                undo.callback(counts.give_back, self._row)
+                descriptors.append(counts.descriptor)
+            descriptors.append(self._passing.worker_end)
+            # It waits there until the process reads it.
+            self._channel.send(
+                "serve",
+                descriptors=descriptors,
+                slot=slot,
+                name=self.name,
+                row=self._row,
+                places=[{"endpoint": str(place.endpoint), "passed": place.passed} for place in places],
+            )
+            role = Role(WORKER, self._its_end.fileno(), self._life.worker_end, self.name, inherited)
+            kept = [self._its_end.fileno(), self._life.worker_end]
+            self._child: Child = children.start(role, kept, self._ended)
+            undo.callback(self._child.discard)
+            self._life.tie(self._child.pid)
+            undo.pop_all()
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self.pid})"
@@ -185,6 +191,15 @@ class WorkerProcess:
         """Give it what another one has said, with its descriptors, which are closed here."""
         self._channel.forward(message)
 
+    @property
+    def behind(self) -> bool:
+        """As `Channel.behind`."""
+        return self._channel.behind
+
+    def rest_while_behind(self, heir: Heir) -> None:
+        """Hear no more of it until its heir has taken what was said so far."""
+        self._channel.rest_while(lambda: heir.behind)
+
     def ask_status(self, number: int) -> None:
         """It answers by a message ``status`` with this ``id``."""
         self._channel.send("status", id=number)
@@ -222,6 +237,8 @@ class WorkerProcess:
 
     def let_pass(self, seconds: float) -> None:
         """So much time is over: judge whether it still works."""
+        if self._channel.rests:  # its beats may be there, unread
+            return
         self.pulse.let_pass(seconds)
         if self.pulse.ready and self.pulse.silent_s >= _HELD_UP_S and not self._told_held_up:
             self._told_held_up = True
