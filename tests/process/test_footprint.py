@@ -109,7 +109,9 @@ def test_memory_comes_back_when_connections_end(spawn, many_descriptors):
     assert after_five - after_one < MIB
 
 
+# What a server loads soon after its start is loaded when it says so.
 HANDLERS = """
+import sys
 from evloop import Limits, serve
 
 async def lines(stream):
@@ -124,7 +126,10 @@ async def bytes(stream):
     while data := await stream.read():
         stream.write(b"%d\\n" % (len(data) - 1))
 
-serve(KIND, limits=Limits(max_connections=10_000))
+def say_when_loaded(loop, server):
+    loop.call_later(1, sys.stderr.write, "loaded\\n")
+
+serve(KIND, limits=Limits(max_connections=10_000), on_start=say_when_loaded)
 """
 BYTES_PER_IDLE_HANDLER = 1800
 
@@ -144,6 +149,7 @@ def test_memory_of_idle_handlers(many_descriptors, kind):
         connect(300)
         server.signal(signal.SIGUSR1)
         server.wait_for_log("status:")  # what it logs with is loaded, too
+        server.wait_for_log("loaded")
         before = own_memory(server)
         connect(IDLE)
         each = (own_memory(server) - before) / IDLE
