@@ -57,7 +57,6 @@ def test_nobody_on_a_unix_socket(tmp_path: Path) -> None:
 
 IN_A_NETWORK_OF_ITS_OWN = """
 import fcntl, os, socket, struct, subprocess, sys
-from variants import first_of
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
     fcntl.ioctl(sock, 0x8914, struct.pack("16sh", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS: up, running
 with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as ports:
