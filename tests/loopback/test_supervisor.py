@@ -46,6 +46,9 @@ class Played:
     def signal(self, signum: int) -> None:
         self.signals.append(signum)
 
+    def discard(self) -> None:
+        self.let_go()
+
     def let_go(self) -> None:
         self.ended = True
         self._socket.close()
