@@ -206,6 +206,7 @@ def test_the_floor_takes_part_where_a_loop_is_measured_and_wherever_it_is_asked_
 # ---------------------------------------------------------------------- memory
 
 
+@pytest.mark.slow
 def test_memory_is_read_when_it_has_stopped_growing() -> None:
     growing = itertools.chain(range(0, 20 << 20, 1 << 20), itertools.repeat(20 << 20))
     assert settled(growing.__next__) == 20 << 20
@@ -216,6 +217,7 @@ def test_memory_that_never_settles_gives_no_figure() -> None:
         settled(itertools.count(step=1 << 20).__next__, timeout_s=0.2)
 
 
+@pytest.mark.slow
 def test_a_connections_memory_does_not_hold_what_a_server_loads_once() -> None:
     connections = 300
     with running(PEERS[OURS]) as server:

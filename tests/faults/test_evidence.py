@@ -36,6 +36,7 @@ def talks(size: int) -> type[Protocol]:
 # ---------------------------------------------------------------------- 40
 
 
+@pytest.mark.slow
 @ON_LINUX
 def test_40_slow_reader_lives_while_its_kernel_acknowledges(start):
     """The server's kernel holds 400 KB and takes nothing for much longer than the time-out, as a third must be free."""
@@ -299,6 +300,7 @@ def test_44_paused_connection_whose_peer_resets_is_found_by_the_sweep(start, tim
     assert kind.events == ["connect", ("close", "ConnectionResetError")]
 
 
+@pytest.mark.slow
 def test_44_paused_connection_whose_peer_resets_does_not_hold_up_a_drain(spawn_program):
     server = spawn_program(
         "from evloop import Limits, Protocol, serve\n"

@@ -140,6 +140,7 @@ with EventLoop() as loop:
 """
 
 
+@pytest.mark.slow
 def test_72_suspended_for_longer_than_the_time_out():
     """The answer came while the process was stopped: that is what counts, not that nobody looked."""
     with (

@@ -19,6 +19,7 @@ from evloop.charcount.client import (
     ConnectionLostError,
 )
 from process.commands import UNASKED, one_line, run_client, serving, until_closed
+from variants import first_of
 from waiting import DEADLINE_S, wait_until
 
 # ---------------------------------------------------------------------- time
@@ -60,6 +61,7 @@ def test_the_timeout_of_the_api_is_for_a_whole_answer():
         client.count("a")
 
 
+@pytest.mark.slow
 def test_a_server_that_answers_one_by_one_has_the_time_for_each():
     """Three answers, each after most of the time-out: all together take longer than that."""
 
@@ -96,7 +98,7 @@ def test_a_caller_that_takes_its_time():
         assert next(counts) == 1
 
 
-@pytest.mark.parametrize("how", ["pipe", "arguments", "classic"])
+@pytest.mark.parametrize("how", first_of("pipe", "arguments", "classic"))
 def test_a_client_that_was_stopped_looks_before_it_judges(how, start):
     """Stopped for longer than its time-out, with the answer there when it goes on."""
 

@@ -97,6 +97,7 @@ def text_width(text: ElementTree.Element) -> float:
     return len(text.text or "") * float(text.get("font-size", "")) * (0.61 if text.get("class") == "mono" else 0.55)
 
 
+@pytest.mark.slow
 def test_a_long_sentence_is_broken_and_stays_in_its_box(checkout: Path) -> None:
     folder = checkout / "evloop" / "program" / "__init__.py"
     folder.write_text('"""' + "Words of which there are many " * 8 + 'now.\n"""\n')

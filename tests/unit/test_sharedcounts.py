@@ -88,6 +88,7 @@ def outcomes(most: int, scenario: Callable[[Service], list[Callable[[], object]]
     return found
 
 
+@pytest.mark.slow
 def test_two_never_take_the_last_place_both():
     found = outcomes(1, lambda service: [process.accept for process in service.processes], max_connections=1)
     assert found == {0, 1}  # at worst neither gets it
