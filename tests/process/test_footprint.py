@@ -131,7 +131,8 @@ def say_when_loaded(loop, server):
 
 serve(KIND, limits=Limits(max_connections=10_000), on_start=say_when_loaded)
 """
-BYTES_PER_IDLE_HANDLER = 1800
+# 1,710 to 1,810 are found, as the heap happens to lie; more is a change.
+BYTES_PER_IDLE_HANDLER = 1900
 
 
 @gives_memory_back
