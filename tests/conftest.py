@@ -257,3 +257,17 @@ def worlds() -> Iterator[Callable[..., Any]]:
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def team() -> Iterator[Any]:
+    """A service of three workers, which ends in order."""
+    from workers import Service  # here, as it needs more than most tests do
+
+    with Service(3) as service:
+        yield service
+        for client in service._clients:
+            client.close()  # else the workers wait a while for their FIN
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
+        assert "Traceback" not in service.log

@@ -94,6 +94,20 @@ class Process:
         self._clients.append(client)
         return client
 
+    def connect_when_ready(self, port: int) -> Client:
+        """A new client at a port of a program that may still be starting. The caller closes it."""
+
+        def attempt() -> Client | None:
+            assert self.popen.poll() is None, self.log
+            try:
+                return Client(("127.0.0.1", port))
+            except ConnectionRefusedError:
+                return None
+
+        client = wait_until(attempt, f"port {port}")
+        assert client is not None
+        return client
+
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens first, from its log."""

@@ -41,27 +41,26 @@ def test_without_redis_it_says_what_to_do(tmp_path: Path) -> None:
     )
 
 
-def test_a_run_that_fails_is_no_figure(tmp_path: Path) -> None:
+def play_benchmark(folder: Path, script: str) -> None:
+    """Put the real server into a folder of programs, and a benchmark that is that script."""
     server = shutil.which("redis-server")
     if server is None:
         pytest.skip("redis is not installed")
-    (tmp_path / "redis-server").symlink_to(server)
-    benchmark = tmp_path / "redis-benchmark"
-    benchmark.write_text("#!/bin/sh\necho 'Could not connect' >&2\nexit 1\n")
+    (folder / "redis-server").symlink_to(server)
+    benchmark = folder / "redis-benchmark"
+    benchmark.write_text(script)
     benchmark.chmod(0o755)
+
+
+def test_a_run_that_fails_is_no_figure(tmp_path: Path) -> None:
+    play_benchmark(tmp_path, "#!/bin/sh\necho 'Could not connect' >&2\nexit 1\n")
     done = keyvalue("--rounds", "1", path=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "keyvalue.py: redis-benchmark ended with status 1 and said: Could not connect\n"
 
 
 def test_a_run_that_is_too_short_is_no_figure(tmp_path: Path) -> None:
-    server = shutil.which("redis-server")
-    if server is None:
-        pytest.skip("redis is not installed")
-    (tmp_path / "redis-server").symlink_to(server)
-    benchmark = tmp_path / "redis-benchmark"
-    benchmark.write_text('#!/bin/sh\nprintf \'"test","rps"\\n"SET","inf"\\n"GET","10.00"\\n"INCR","0.00"\\n\'\n')
-    benchmark.chmod(0o755)
+    play_benchmark(tmp_path, '#!/bin/sh\nprintf \'"test","rps"\\n"SET","inf"\\n"GET","10.00"\\n"INCR","0.00"\\n\'\n')
     done = keyvalue("--rounds", "1", path=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "keyvalue.py: a run was too short to be measured: ask for more --requests\n"

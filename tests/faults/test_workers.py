@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -28,18 +27,6 @@ from workers import (
 )
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="workers need Unix sockets")
-
-
-@pytest.fixture
-def team() -> Iterator[Service]:
-    """A service of three workers, which ends in order."""
-    with Service(3) as service:
-        yield service
-        for client in service._clients:
-            client.close()  # else the workers wait a while for their FIN
-        service.signal(signal.SIGTERM)
-        assert service.wait() == 0
-        assert "Traceback" not in service.log
 
 
 def test_100_a_killed_worker_is_replaced_and_only_its_connections_end(team):

@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from clients import Client
 from evloop.compat import asynchat, asyncore
 from evloop_bench.loadgen.target import free_port
 from paths import ROOT
@@ -47,22 +46,9 @@ def test_the_program_at_each_stage(program: str) -> None:
     chat, count = free_port(), free_port()
     program = program.replace("9000", str(chat)).replace("9001", str(count))
     with Process(["-W", "ignore::DeprecationWarning", "-c", program]) as process:
-
-        def connect(port: int) -> Client:
-            def attempt() -> Client | None:
-                assert process.popen.poll() is None, process.log
-                try:
-                    return Client(("127.0.0.1", port))
-                except ConnectionRefusedError:
-                    return None
-
-            client = wait_until(attempt, f"port {port}")
-            assert client is not None
-            return client
-
-        with connect(chat) as one, connect(count) as asks:
+        with process.connect_when_ready(chat) as one, process.connect_when_ready(count) as asks:
             assert one.ask(b"hello\n", 6) == b"hello\n"
-            two = connect(chat)
+            two = process.connect_when_ready(chat)
             assert two.ask(b"there\n", 6) == b"there\n"
             assert one.receive_line() == b"there\n"
             assert asks.ask(b"?\n", 10) == b"2 members\n"

@@ -8,30 +8,14 @@ import socket
 
 import pytest
 
-from clients import Client
 from evloop_bench.loadgen.target import free_port
 from paths import ROOT
 from processes import Process
-from waiting import DEADLINE_S, wait_until
+from waiting import DEADLINE_S
 
 PAGE = (ROOT / "docs" / "from-asyncio.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.S | re.M)
 PROTOCOL, OUR_PROTOCOL, STREAMS, OUR_STREAMS, ASKS, WE_ASK, WITH_A_LIBRARY = PROGRAMS
-
-
-def connect(process: Process, port: int) -> Client:
-    """To a program that may still be starting."""
-
-    def attempt() -> Client | None:
-        assert process.popen.poll() is None, process.log
-        try:
-            return Client(("127.0.0.1", port))
-        except ConnectionRefusedError:
-            return None
-
-    client = wait_until(attempt, f"port {port}")
-    assert client is not None
-    return client
 
 
 def end(process: Process, program: str) -> None:
@@ -46,7 +30,7 @@ def end(process: Process, program: str) -> None:
 def test_a_pair_that_shouts(program: str) -> None:
     port = free_port()
     with Process(["-c", program.replace("9000", str(port))]) as process:
-        with connect(process, port) as client:
+        with process.connect_when_ready(port) as client:
             assert client.ask(b"one\ntw", 4) == b"ONE\n"
             assert client.ask(b"o\nthree\n", 10) == b"TWO\nTHREE\n"
         end(process, program)
@@ -59,8 +43,8 @@ def test_a_pair_that_asks_another_one(program: str) -> None:
     asking = re.sub("|".join(ports), lambda match: ports[match[0]], program)
     upstream = OUR_PROTOCOL.replace("9000", str(upstream_port))
     with Process(["-c", upstream]) as other, Process(["-c", asking]) as process:
-        connect(other, upstream_port).close()
-        with connect(process, port) as client:
+        other.connect_when_ready(upstream_port).close()
+        with process.connect_when_ready(port) as client:
             assert client.ask(b"one\n", 4) == b"ONE\n"
             assert client.ask(b"two\nthree\n", 10) == b"TWO\nTHREE\n"
         end(process, program)
@@ -72,7 +56,7 @@ def test_ours_ends_in_order_when_the_other_one_does() -> None:
         upstream.settimeout(DEADLINE_S)
         program = WE_ASK.replace("9000", str(port)).replace("9001", str(upstream.getsockname()[1]))
         with Process(["-c", program]) as process:
-            with connect(process, port) as client:
+            with process.connect_when_ready(port) as client:
                 client.send(b"one\n")
                 other, _ = upstream.accept()
                 with other:
@@ -84,7 +68,7 @@ def test_ours_ends_in_order_when_the_other_one_does() -> None:
 def test_a_library_of_asyncio_in_a_thread() -> None:
     port = free_port()
     with Process(["-c", WITH_A_LIBRARY.replace("9000", str(port))]) as process:
-        with connect(process, port) as client:
+        with process.connect_when_ready(port) as client:
             assert client.ask(b"abc\ndef\n", 8) == b"cba\nfed\n"
         end(process, WITH_A_LIBRARY)
 
@@ -93,7 +77,7 @@ def test_ours_answers_the_last_line_too_and_stops_in_order() -> None:
     for program in (OUR_PROTOCOL, OUR_STREAMS):
         port = free_port()
         with Process(["-c", program.replace("9000", str(port))]) as process:
-            with connect(process, port) as client:
+            with process.connect_when_ready(port) as client:
                 client.send(b"one\nlast")
                 client.half_close()
                 assert client.receive_rest() == b"ONE\nLAST\n"

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,18 +16,6 @@ from waiting import DEADLINE_S, wait_until
 from workers import TELLING_SERVER, Service, alive, answered_by, connections_by_worker, wait_for_workers
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="workers need Unix sockets")
-
-
-@pytest.fixture
-def team() -> Iterator[Service]:
-    """A service of three workers, which ends in order."""
-    with Service(3) as service:
-        yield service
-        for client in service._clients:
-            client.close()  # else the workers wait a while for their FIN
-        service.signal(signal.SIGTERM)
-        assert service.wait() == 0
-        assert "Traceback" not in service.log
 
 
 @pytest.mark.slow
