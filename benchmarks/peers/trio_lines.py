@@ -9,7 +9,8 @@ import sys
 
 import trio
 
-from benchmarks.peers.common import announce, listening_socket, reply_to
+from benchmarks.peers.common import reply_to
+from benchmarks.peers.trio_server import serve_with
 
 
 async def serve(stream: trio.SocketStream) -> None:
@@ -31,12 +32,5 @@ async def serve(stream: trio.SocketStream) -> None:
         pass
 
 
-async def main() -> None:
-    sock = listening_socket()
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-    announce(sock)
-    await trio.serve_listeners(serve, [listener])
-
-
 if __name__ == "__main__":
-    trio.run(main)
+    trio.run(serve_with, serve)

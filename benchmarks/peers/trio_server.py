@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import trio
 
 from benchmarks.peers.common import RECV_BYTES, announce, listening_socket, new_session
@@ -19,7 +21,8 @@ async def serve(stream: trio.SocketStream) -> None:
         pass
 
 
-async def main() -> None:
+async def serve_with(serve: Callable[[trio.SocketStream], Awaitable[object]]) -> None:
+    """Serve that on a new listening socket."""
     sock = listening_socket()
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     announce(sock)
@@ -27,4 +30,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    trio.run(serve_with, serve)
